@@ -1,8 +1,16 @@
-"""The shelf of script formats: one file a format, and the table of them at the foot.
+"""The shelf of script formats: one file a format, one line a format in the table.
 
-A format is three plain functions:
-
-    sniff(text) -> float             how much of the text looks like this format, 0 to 1
-    read(text, options) -> messages  Message for what was said, Reject for a line no rule understands
-    survey(texts) -> dict            optional: names that one file defines and others use (identifier -> name)
+A reader gets the decoded text (line ends are "\\n", no byte order mark) and yields Message and Reject in the order of
+the source. To add one, write `sniff` and `read` in a file here and add its line.
 """
+
+from stages.formats.message import Format, Message, Options, Reject
+
+__all__ = ["FORMATS", "Format", "Message", "Options", "Reject"]
+
+FORMATS: dict[str, Format] = {
+    entry.name: entry
+    for entry in (
+        # Format(name, suffixes, sniff, read, survey)
+    )
+}
