@@ -19,9 +19,13 @@ def load_params(section: str, kind: type[Params], path: Path = PARAMS) -> Params
     values = read_section(section, path)
     names = {field.name: field for field in fields(kind)}
     for name in names.keys() - values.keys():
-        raise InputError(f"{path}: section `{section}` lacks the key `{name}`\nhint: add `  {name}: <{_name(names[name].type)}>`")
+        raise InputError(
+            f"{path}: section `{section}` lacks the key `{name}`\nhint: add `  {name}: <{_name(names[name].type)}>`"
+        )
     for name in values.keys() - names.keys():
-        raise InputError(f"{path}: section `{section}` has an unknown key `{name}`\nhint: its keys are {', '.join(names)}")
+        raise InputError(
+            f"{path}: section `{section}` has an unknown key `{name}`\nhint: its keys are {', '.join(names)}"
+        )
     for name, field in names.items():
         _check(f"{path}: `{section}.{name}`", values[name], field.type)
     return kind(**values)
@@ -30,7 +34,9 @@ def load_params(section: str, kind: type[Params], path: Path = PARAMS) -> Params
 def read_section(section: str, path: Path = PARAMS) -> dict[str, Any]:
     """One section of params.yaml as a plain dict."""
     if not path.is_file():
-        raise InputError(f"expected {path} in {Path.cwd()}, found no such file\nhint: run from the top of the repository")
+        raise InputError(
+            f"expected {path} in {Path.cwd()}, found no such file\nhint: run from the top of the repository"
+        )
     try:
         document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except YAMLError as error:
@@ -52,7 +58,11 @@ def _name(kind: Any) -> str:
 
 
 def _check(where: str, value: Any, kind: Any) -> None:
-    allowed = tuple(get_origin(part) or part for part in get_args(kind) or (kind,)) if get_origin(kind) is None or _is_union(kind) else (get_origin(kind),)
+    allowed = (
+        tuple(get_origin(part) or part for part in get_args(kind) or (kind,))
+        if get_origin(kind) is None or _is_union(kind)
+        else (get_origin(kind),)
+    )
     if float in allowed:
         allowed += (int,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
@@ -61,5 +71,3 @@ def _check(where: str, value: Any, kind: Any) -> None:
 
 def _is_union(kind: Any) -> bool:
     return type(kind).__name__ in ("UnionType", "Union") or str(kind).startswith("typing.Union")
-
-

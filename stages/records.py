@@ -68,7 +68,7 @@ class Dialogue:
 
 def dump(record: Any) -> bytes:
     """One JSON object and a newline; keys in field order, text readable."""
-    return orjson.dumps(_plain(record), option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(as_row(record), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
@@ -128,7 +128,8 @@ def _build(kind: type[Record], row: dict[str, Any], path: Path) -> Record:
     return kind(**row)
 
 
-def _plain(record: Any) -> Any:
+def as_row(record: Any) -> Any:
+    """The JSON object of a record; `learn` only where denoise has set it."""
     if not isinstance(record, Dialogue):
         return asdict(record) if hasattr(record, "__dataclass_fields__") else record
     row = asdict(record)

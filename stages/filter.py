@@ -1,0 +1,360 @@
+"""processed/lines.jsonl -> processed/dialogues.jsonl, processed/exam.jsonl and reports/filter.json.
+
+Keeps the two leads, pairs their turns exactly as they were spoken, and decides here, before any cleaning,
+which scenes are held out. Every line is used once or left out for a named reason.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import regex
+
+from stages.cli import run
+from stages.duplicates import near_duplicate_groups
+from stages.params import load_params
+from stages.records import SPLITS, Dialogue, InputError, Line, Piece, Turn, as_row, read_lines, write_json, write_jsonl
+
+LINES = Path("processed/lines.jsonl")
+DIALOGUES = Path("processed/dialogues.jsonl")
+EXAM = Path("processed/exam.jsonl")
+REPORT = Path("reports/filter.json")
+
+DATE = regex.compile(r"\s*\d{1,4}[/.\-年]\d{1,2}[/.\-月]\d{1,4}日?\s*")
+
+
+@dataclass(frozen=True)
+class FilterParams:
+    """The `filter` section of params.yaml."""
+
+    character: str
+    partner: str
+    scene_lines: int
+    scene_narration: int
+    narration_gap: int
+    third_speaker: str
+    min_turns: int
+    near_duplicate: float
+    validation_share: float
+    test_share: float
+    exam_train_dialogues: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Consecutive lines of one file; `number` counts from 1 within the file."""
+
+    file: str
+    number: int
+    name: str
+    lines: tuple[Line, ...]
+    made: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.file}#{self.number:03d}"
+
+
+class Planned(NamedTuple):
+    """A scene, the group it shares with its near duplicates, and its split."""
+
+    scene: Scene
+    group: str
+    split: str
+
+
+@dataclass
+class Draft:
+    """A turn while its lines arrive."""
+
+    speaker: str
+    lines: list[Piece] = field(default_factory=list)
+    context: list[Piece] = field(default_factory=list)
+
+
+@dataclass
+class Tally:
+    """Where each line went: into a dialogue, or left out for a reason."""
+
+    used: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def leave(self, reason: str, count: int) -> None:
+        if count:
+            self.left_out[reason] += count
+
+
+# --- scenes
+
+
+def split_scenes(lines: Iterable[Line], params: FilterParams) -> Iterator[Scene]:
+    """Cut each file at the format's own scenes, or, where it has none, at dates, long narration and block ends."""
+    for file, of_file in groupby(lines, key=lambda line: line.file):
+        run_ = tuple(of_file)
+        cut = own_scenes(run_) if any(line.scene for line in run_) else made_scenes(run_, params)
+        for number, (name, made, scene) in enumerate(cut, 1):
+            yield Scene(file, number, name, scene, made)
+
+
+def own_scenes(lines: tuple[Line, ...]) -> Iterator[tuple[str, str, tuple[Line, ...]]]:
+    """Scenes named by the format."""
+    for name, scene in groupby(lines, key=lambda line: line.scene):
+        yield name, "format", tuple(scene)
+
+
+def made_scenes(lines: tuple[Line, ...], params: FilterParams) -> Iterator[tuple[str, str, tuple[Line, ...]]]:
+    """Scenes of a text that has none: at date lines, else in blocks that end at long narration."""
+    dated = any(DATE.fullmatch(line.text) for line in lines)
+    for block in _split_at(lines, lambda line: bool(DATE.fullmatch(line.text))):
+        yield from ((_, "date" if dated else made, part) for _, made, part in _blocks(block, params))
+
+
+def _split_at(lines: tuple[Line, ...], opens: Callable[[Line], bool]) -> Iterator[tuple[Line, ...]]:
+    start = 0
+    for index, line in enumerate(lines):
+        if index > start and opens(line):
+            yield lines[start:index]
+            start = index
+    yield lines[start:]
+
+
+def _blocks(lines: tuple[Line, ...], params: FilterParams) -> Iterator[tuple[str, str, tuple[Line, ...]]]:
+    start, narration = 0, 0
+    for index, line in enumerate(lines):
+        long_run = narration >= params.scene_narration and line.speaker is not None
+        length = index - start
+        if length >= params.scene_lines and (long_run or length >= 2 * params.scene_lines):
+            cut = index - narration if long_run else index
+            yield "", "narration" if long_run else "block", lines[start:cut]
+            start = cut
+        narration = narration + 1 if line.speaker is None else 0
+    yield "", "block", lines[start:]
+
+
+# --- dialogues
+
+
+def pair(scene: Scene, params: FilterParams, tally: Tally) -> Iterator[tuple[Turn, ...]]:
+    """The alternating turns of the two leads in one scene, in the order they were spoken."""
+    leads = (params.character, params.partner)
+    turns: list[Draft] = []
+    context: list[Piece] = []
+    for line in scene.lines:
+        if ends_dialogue(line, len(context), leads, params):
+            yield from close(turns, context, params, tally)
+            turns, context = [], []
+        piece = Piece(line.line, line.kind, line.text)
+        if line.kind == "choice":
+            tally.leave("choice", 1)
+        elif line.speaker in leads:
+            add_line(turns, line.speaker, piece, context)
+            context = []
+        elif line.speaker is None:
+            context.append(piece)
+        elif params.third_speaker == "keep_as_context":
+            context.append(replace(piece, text=f"{line.speaker}：{line.text}"))
+        else:
+            tally.leave("third_speaker", 1)
+    yield from close(turns, context, params, tally)
+
+
+def ends_dialogue(line: Line, narration: int, leads: tuple[str, str], params: FilterParams) -> bool:
+    """A choice, a third speaker, or a lead who speaks again after too much narration."""
+    if line.kind == "choice" or line.speaker is None:
+        return line.kind == "choice"
+    if line.speaker not in leads:
+        return params.third_speaker == "cut"
+    return narration > params.narration_gap
+
+
+def add_line(turns: list[Draft], speaker: str, piece: Piece, context: list[Piece]) -> None:
+    """Append a line: the same lead goes on, or the other one answers."""
+    if not turns or turns[-1].speaker != speaker:
+        turns.append(Draft(speaker))
+    turns[-1].lines.append(piece)
+    turns[-1].context.extend(context)
+
+
+def close(drafts: list[Draft], context: list[Piece], params: FilterParams, tally: Tally) -> Iterator[tuple[Turn, ...]]:
+    """Trim a finished dialogue to prompt-and-reply pairs; what is trimmed is counted."""
+    tally.leave("narration_outside_dialogues", len(context))
+    turns = [Turn(draft.speaker, tuple(draft.lines), tuple(draft.context)) for draft in drafts]
+    turns = open_with_narration(turns, params, tally)
+    if turns and turns[-1].speaker == params.partner:
+        tally.leave("unanswered", _size(turns[-1:]))
+        turns = turns[:-1]
+    if len(turns) < params.min_turns:
+        tally.leave("too_few_turns", _size(turns))
+        return
+    tally.used += _size(turns)
+    yield tuple(turns)
+
+
+def open_with_narration(turns: list[Turn], params: FilterParams, tally: Tally) -> list[Turn]:
+    """If the character opens, the narration before her becomes the partner's turn; without any she has no prompt."""
+    if not turns or turns[0].speaker == params.partner:
+        return turns
+    first = turns[0]
+    if not first.context:
+        tally.leave("opens_without_prompt", _size([first]))
+        return turns[1:]
+    return [Turn(params.partner, first.context), replace(first, context=()), *turns[1:]]
+
+
+def _size(turns: Iterable[Turn]) -> int:
+    return sum(len(turn.lines) + len(turn.context) for turn in turns)
+
+
+# --- the split
+
+
+def assign_splits(scenes: list[Scene], params: FilterParams) -> list[str]:
+    """One split a scene: contiguous blocks in each file, placed by the seed and the file's name alone."""
+    splits: list[str] = []
+    for file, of_file in groupby(scenes, key=lambda scene: scene.file):
+        count = sum(1 for _ in of_file)
+        rng = random.Random(f"{params.seed}/{file}")
+        validation, test = (held_out(count, share, rng) for share in (params.validation_share, params.test_share))
+        splits += place_blocks(count, validation, test, rng)
+    return splits
+
+
+def held_out(count: int, share: float, rng: random.Random) -> int:
+    """How many of a file's scenes to hold out; a file too small for one holds one out with the share's chance."""
+    draw = rng.random()
+    if count >= 5:
+        return max(1, round(count * share)) if share else 0
+    return int(count * share + draw)
+
+
+def place_blocks(count: int, validation: int, test: int, rng: random.Random) -> list[str]:
+    """One block of each held-out split at a seeded place, train around them."""
+    validation = min(validation, count - test)
+    gaps = count - validation - test
+    before = rng.randint(0, gaps)
+    between = rng.randint(0, gaps - before)
+    blocks = [("validation", validation), ("test", test)]
+    rng.shuffle(blocks)
+    (first, first_size), (second, second_size) = blocks
+    after = gaps - before - between
+    return ["train"] * before + [first] * first_size + ["train"] * between + [second] * second_size + ["train"] * after
+
+
+def unite_groups(splits: list[str], groups: list[int]) -> list[str]:
+    """No group on both sides: one that straddles goes to train, so that nothing held out was ever trained on."""
+    members: dict[int, set[str]] = {}
+    for split, group in zip(splits, groups, strict=True):
+        members.setdefault(group, set()).add(split)
+    return [split if len(members[group]) == 1 else "train" for split, group in zip(splits, groups, strict=True)]
+
+
+# --- the stage
+
+
+def plan(lines: list[Line], params: FilterParams) -> list[Planned]:
+    """Every scene with its group and its split."""
+    check_leads(lines, params)
+    scenes = list(split_scenes(lines, params))
+    groups = near_duplicate_groups([spoken(scene, params) for scene in scenes], params.near_duplicate)
+    splits = unite_groups(assign_splits(scenes, params), groups)
+    return [Planned(*row) for row in zip(scenes, (scenes[group].id for group in groups), splits, strict=True)]
+
+
+def build_dialogues(planned: list[Planned], params: FilterParams) -> tuple[list[Dialogue], Tally]:
+    """All dialogues in the order of the script, and where every line went."""
+    tally, dialogues = Tally(), []
+    for scene, group, split in planned:
+        name = scene.name or scene.id
+        for number, turns in enumerate(pair(scene, params, tally), 1):
+            dialogues.append(Dialogue(f"{scene.id}.{number}", scene.file, name, group, split, turns))
+    check_splits(dialogues, params)
+    return dialogues, tally
+
+
+def spoken(scene: Scene, params: FilterParams) -> str:
+    """What the two leads say in a scene: the text by which routes are compared."""
+    return "".join(line.text for line in scene.lines if line.speaker in (params.character, params.partner))
+
+
+def check_leads(lines: list[Line], params: FilterParams) -> None:
+    counts = Counter(line.speaker for line in lines if line.speaker)
+    if not lines:
+        raise InputError(f"{LINES}: expected lines, got none\nhint: is `extract.source` the folder of your script?")
+    for key, name in (("character", params.character), ("partner", params.partner)):
+        if not counts[name]:
+            cast = ", ".join(f"{speaker} ({count})" for speaker, count in counts.most_common(8)) or "nobody"
+            raise InputError(
+                f"params.yaml: `filter.{key}` is {name!r}, who says nothing in the script; it has {cast}\n"
+                "hint: write the name as it stands there, or join the names under `extract.aliases`"
+            )
+    if params.character == params.partner:
+        raise InputError(f"params.yaml: `filter.character` and `filter.partner` are both {params.character!r}")
+    if params.third_speaker not in ("cut", "keep_as_context"):
+        raise InputError(
+            f"params.yaml: `filter.third_speaker`: expected cut or keep_as_context, got {params.third_speaker!r}"
+        )
+
+
+def check_splits(dialogues: list[Dialogue], params: FilterParams) -> None:
+    counts = Counter(dialogue.split for dialogue in dialogues)
+    for split in SPLITS:
+        if not counts[split]:
+            raise InputError(
+                f"filter: expected dialogues of {params.character} and {params.partner} in every split, got {dict(counts)}\n"
+                "hint: a longer script, a smaller `filter.scene_lines`, larger shares, or another `filter.seed`"
+            )
+
+
+def summarise(planned: list[Planned], dialogues: list[Dialogue], tally: Tally) -> dict[str, Any]:
+    """The counts of reports/filter.json; no text of the script."""
+    read = sum(len(scene.lines) for scene, _, _ in planned)
+    lengths = Counter(len(dialogue.turns) for dialogue in dialogues)
+    return {
+        "lines": {"read": read, "used": tally.used, "left_out": dict(sorted(tally.left_out.items()))},
+        "scenes": {"count": len(planned), "groups": len({group for _, group, _ in planned}), "cut_at": _cuts(planned)},
+        "dialogues": {split: sum(d.split == split for d in dialogues) for split in SPLITS},
+        "turns": {split: sum(len(d.turns) for d in dialogues if d.split == split) for split in SPLITS},
+        "turns_per_dialogue": {str(turns): lengths[turns] for turns in sorted(lengths)},
+    }
+
+
+def _cuts(planned: list[Planned]) -> dict[str, dict[str, int]]:
+    return {
+        file: dict(sorted(Counter(row.scene.made for row in of_file).items()))
+        for file, of_file in groupby(planned, key=lambda row: row.scene.file)
+    }
+
+
+def build_exam(planned: list[Planned], dialogues: list[Dialogue], params: FilterParams) -> Iterator[dict[str, Any]]:
+    """All that evaluate needs: held-out dialogues, a seeded sample of train ones, and raw train lines by speaker."""
+    train = [dialogue.id for dialogue in dialogues if dialogue.split == "train"]
+    sample = set(random.Random(params.seed).sample(train, min(params.exam_train_dialogues, len(train))))
+    for dialogue in dialogues:
+        if dialogue.split != "train" or dialogue.id in sample:
+            yield {"part": "dialogue", **as_row(dialogue)}
+    for scene, _, split in planned:
+        for line in scene.lines if split == "train" else ():
+            if line.speaker and line.kind == "speech":
+                yield {"part": "line", "speaker": line.speaker, "text": line.text}
+
+
+def main() -> None:
+    params = load_params("filter", FilterParams)
+    planned = plan(list(read_lines(LINES)), params)
+    dialogues, tally = build_dialogues(planned, params)
+    report = summarise(planned, dialogues, tally)
+    write_jsonl(DIALOGUES, dialogues)
+    write_jsonl(EXAM, build_exam(planned, dialogues, params))
+    write_json(REPORT, report)
+    print(
+        f"filter: {tally.used} of {report['lines']['read']} lines in {len(dialogues)} dialogues {report['dialogues']}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
