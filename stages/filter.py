@@ -6,9 +6,9 @@ which scenes are held out. Every line is used once or left out for a named reaso
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,12 +52,20 @@ class Scene:
     file: str
     number: int
     name: str
+    cut_at: str
     lines: tuple[Line, ...]
-    made: str
 
     @property
     def id(self) -> str:
         return f"{self.file}#{self.number:03d}"
+
+
+class Cut(NamedTuple):
+    """The lines of a scene, its name in the script, and what ended it: format, date, narration or block."""
+
+    name: str
+    cut_at: str
+    lines: tuple[Line, ...]
 
 
 class Planned(NamedTuple):
@@ -95,45 +103,36 @@ class Tally:
 def split_scenes(lines: Iterable[Line], params: FilterParams) -> Iterator[Scene]:
     """Cut each file at the format's own scenes, or, where it has none, at dates, long narration and block ends."""
     for file, of_file in groupby(lines, key=lambda line: line.file):
-        run_ = tuple(of_file)
-        cut = own_scenes(run_) if any(line.scene for line in run_) else made_scenes(run_, params)
-        for number, (name, made, scene) in enumerate(cut, 1):
-            yield Scene(file, number, name, scene, made)
+        lines_ = tuple(of_file)
+        cuts = own_scenes(lines_) if any(line.scene for line in lines_) else made_scenes(lines_, params)
+        for number, cut in enumerate(cuts, 1):
+            yield Scene(file, number, *cut)
 
 
-def own_scenes(lines: tuple[Line, ...]) -> Iterator[tuple[str, str, tuple[Line, ...]]]:
+def own_scenes(lines: tuple[Line, ...]) -> Iterator[Cut]:
     """Scenes named by the format."""
     for name, scene in groupby(lines, key=lambda line: line.scene):
-        yield name, "format", tuple(scene)
+        yield Cut(name, "format", tuple(scene))
 
 
-def made_scenes(lines: tuple[Line, ...], params: FilterParams) -> Iterator[tuple[str, str, tuple[Line, ...]]]:
-    """Scenes of a text that has none: at date lines, else in blocks that end at long narration."""
-    dated = any(DATE.fullmatch(line.text) for line in lines)
-    for block in _split_at(lines, lambda line: bool(DATE.fullmatch(line.text))):
-        yield from ((_, "date" if dated else made, part) for _, made, part in _blocks(block, params))
+def made_scenes(lines: tuple[Line, ...], params: FilterParams) -> Iterator[Cut]:
+    """Scenes of a text that has none: at date lines, and within a long day in blocks that end at long narration."""
+    starts = [index for index, line in enumerate(lines) if DATE.fullmatch(line.text)]
+    for start, end in pairwise(sorted({0, *starts, len(lines)})):
+        yield from _blocks(lines[start:end], "date" if end in starts else "block", params)
 
 
-def _split_at(lines: tuple[Line, ...], opens: Callable[[Line], bool]) -> Iterator[tuple[Line, ...]]:
-    start = 0
-    for index, line in enumerate(lines):
-        if index > start and opens(line):
-            yield lines[start:index]
-            start = index
-    yield lines[start:]
-
-
-def _blocks(lines: tuple[Line, ...], params: FilterParams) -> Iterator[tuple[str, str, tuple[Line, ...]]]:
+def _blocks(lines: tuple[Line, ...], last: str, params: FilterParams) -> Iterator[Cut]:
     start, narration = 0, 0
     for index, line in enumerate(lines):
         long_run = narration >= params.scene_narration and line.speaker is not None
         length = index - start
         if length >= params.scene_lines and (long_run or length >= 2 * params.scene_lines):
             cut = index - narration if long_run else index
-            yield "", "narration" if long_run else "block", lines[start:cut]
+            yield Cut("", "narration" if long_run else "block", lines[start:cut])
             start = cut
         narration = narration + 1 if line.speaker is None else 0
-    yield "", "block", lines[start:]
+    yield Cut("", last, lines[start:])
 
 
 # --- dialogues
@@ -305,7 +304,7 @@ def check_splits(dialogues: list[Dialogue], params: FilterParams) -> None:
     for split in SPLITS:
         if not counts[split]:
             raise InputError(
-                f"filter: expected dialogues of {params.character} and {params.partner} in every split, got {dict(counts)}\n"
+                f"filter: {params.character} and {params.partner} need dialogues in every split, got {dict(counts)}\n"
                 "hint: a longer script, a smaller `filter.scene_lines`, larger shares, or another `filter.seed`"
             )
 
@@ -325,7 +324,7 @@ def summarise(planned: list[Planned], dialogues: list[Dialogue], tally: Tally) -
 
 def _cuts(planned: list[Planned]) -> dict[str, dict[str, int]]:
     return {
-        file: dict(sorted(Counter(row.scene.made for row in of_file).items()))
+        file: dict(sorted(Counter(row.scene.cut_at for row in of_file).items()))
         for file, of_file in groupby(planned, key=lambda row: row.scene.file)
     }
 

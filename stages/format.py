@@ -1,0 +1,193 @@
+"""processed/clean.jsonl, processed/exam.jsonl and the work's folder -> processed/dataset/ and processed/probes.jsonl.
+
+Dialogues become chat messages; the persona, the names and the probes of the work travel with them.
+"""
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.cli import run
+from stages.conversation import neutralise
+from stages.messages import Card, Message, to_messages
+from stages.params import leads, load_params
+from stages.persona import make_persona
+from stages.records import (
+    SPLITS,
+    Dialogue,
+    InputError,
+    Turn,
+    dialogue_from,
+    read_dialogues,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+
+CLEAN = Path("processed/clean.jsonl")
+EXAM = Path("processed/exam.jsonl")
+DATASET = Path("processed/dataset")
+PROBES = Path("processed/probes.jsonl")
+GENERIC_PROBES = Path("stages/probes.yaml")
+PROBE_KEYS = ("id", "kind", "ask", "expect", "claim", "forbid", "right", "wrong", "user_name")
+PROBE_DEFAULTS = {"forbid": [], "right": None, "wrong": [], "user_name": None}
+
+
+@dataclass(frozen=True)
+class FormatParams:
+    """The `format` section of params.yaml."""
+
+    work: str
+    narration: str
+    user_name: str
+    user_names: list
+    seed: int
+
+
+# --- messages
+
+
+def with_user_name(dialogue: Dialogue, card: Card, params: FormatParams) -> list[Message]:
+    """The messages with the partner's name, in every form (夏生, 夏生先生), replaced by one drawn for this dialogue."""
+    messages = to_messages(dialogue, card)
+    if params.user_name == "keep":
+        return messages
+    name = random.Random(f"{params.seed}/{dialogue.id}").choice(params.user_names)
+    return [{**message, "content": message["content"].replace(card.partner, name)} for message in messages]
+
+
+def rows(dialogues: Iterable[Dialogue], split: str, card: Card, params: FormatParams) -> Iterator[dict[str, Any]]:
+    """The data set's rows of one split."""
+    for dialogue in dialogues:
+        if dialogue.split == split:
+            yield {"id": dialogue.id, "messages": with_user_name(dialogue, card, params)}
+
+
+# --- what the work's folder says
+
+
+def make_card(params: FormatParams, character: str, partner: str, dialogues: list[Dialogue]) -> Card:
+    """The card with the work's persona.md, or with a persona made from names and the most telling lines."""
+    persona = read_persona(Path(params.work), character, partner)
+    if persona is None:
+        hers, his = (lines_of(dialogues, speaker) for speaker in (character, partner))
+        persona = make_persona(character, hers, his)
+        print(
+            f"format: no persona.md for {character} in {params.work}; made one from her lines (write one to replace it)"
+        )
+    if params.user_name == "vary" and "{user}" not in persona:
+        raise InputError(
+            f"{params.work}/persona.md: `format.user_name: vary` needs a place for the user's name, found no {{user}}\n"
+            "hint: add a sentence such as 和你说话的人叫{user}。"
+        )
+    return Card(character, partner, partner, neutralise(persona), params.narration)
+
+
+def read_persona(work: Path, character: str, partner: str) -> str | None:
+    """persona.<character>.md, or persona.md if it is about this character: the first lead it names."""
+    own = work / f"persona.{character}.md"
+    for path in (own, work / "persona.md"):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8").strip()
+            named = [name for name in (character, partner) if name in text]
+            if path == own or min(named, key=text.index, default=None) == character:
+                return text
+    return None
+
+
+def lines_of(dialogues: Iterable[Dialogue], speaker: str) -> list[str]:
+    """What a speaker says in the train split."""
+    turns: Iterator[Turn] = (turn for d in dialogues if d.split == "train" for turn in d.turns)
+    return [piece.text for turn in turns if turn.speaker == speaker for piece in turn.lines if piece.kind == "speech"]
+
+
+def read_probes(work: Path, card: Card) -> list[dict[str, Any]]:
+    """The work's probes.yaml if it is for this character, else the generic set; every key filled in."""
+    path = next((p for p in (work / f"probes.{card.character}.yaml", work / "probes.yaml") if p.is_file()), None)
+    document = load_yaml(path) if path else {}
+    if document.get("character", card.character) != card.character or not path:
+        print(f"format: no probes for {card.character} in {work}; using the generic ones")
+        path, document = GENERIC_PROBES, load_yaml(GENERIC_PROBES)
+    return [probe(entry, path, card) for entry in document.get("probes", [])]
+
+
+def probe(entry: dict[str, Any], path: Path, card: Card) -> dict[str, Any]:
+    """One probe with its defaults; `{character}` in it becomes her name."""
+    row = {**PROBE_DEFAULTS, **entry}
+    if set(row) != set(PROBE_KEYS):
+        raise InputError(f"{path}: probe {entry.get('id')!r}: expected the keys {PROBE_KEYS}, got {tuple(entry)}")
+    return {key: _named(row[key], card.character) for key in PROBE_KEYS}
+
+
+def _named(value: Any, character: str) -> Any:
+    if isinstance(value, list):
+        return [_named(item, character) for item in value]
+    return value.replace("{character}", character) if isinstance(value, str) else value
+
+
+def load_yaml(path: Path) -> Any:
+    """A YAML file, read safely."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise InputError(f"{path}: expected YAML, got {error}") from error
+
+
+# --- the stage
+
+
+def dataset_info() -> dict[str, Any]:
+    """The description by which LLaMA-Factory reads the same files."""
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    columns = {"messages": "messages"}
+    return {
+        split: {
+            "file_name": f"{split}.jsonl",
+            "formatting": "sharegpt",
+            "columns": columns,
+            "tags": {**tags, "system_tag": "system"},
+        }
+        for split in SPLITS
+    }
+
+
+def check(params: FormatParams) -> None:
+    """The values that are words must be words we know."""
+    for key, value, allowed in (
+        ("narration", params.narration, ("opening", "all")),
+        ("user_name", params.user_name, ("keep", "vary")),
+    ):
+        if value not in allowed:
+            raise InputError(f"params.yaml: `format.{key}`: expected {' or '.join(allowed)}, got {value!r}")
+    if not Path(params.work).is_dir():
+        raise InputError(f"params.yaml: `format.work`: expected the work's folder, found no {params.work}")
+
+
+def main() -> None:
+    params = load_params("format", FormatParams)
+    check(params)
+    dialogues = list(read_dialogues(CLEAN))
+    exam = [dialogue_from(_dialogue(row), EXAM) for row in read_jsonl(EXAM) if row["part"] == "dialogue"]
+    card = make_card(params, *leads(), dialogues)
+    counts = {
+        split: write_jsonl(
+            DATASET / f"{split}.jsonl", rows(exam if split == "test" else dialogues, split, card, params)
+        )
+        for split in SPLITS
+    }
+    write_json(DATASET / "character.json", asdict(card))
+    write_json(DATASET / "dataset_info.json", dataset_info())
+    print(f"format: {counts} dialogues, {write_jsonl(PROBES, read_probes(Path(params.work), card))} probes")
+
+
+def _dialogue(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "part"}
+
+
+if __name__ == "__main__":
+    run(main)
