@@ -1,0 +1,30 @@
+# The few commands. Everything else is plain dvc, or python -m deploy.X in the environment that `make env` builds.
+VENV ?= .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: repro test test-all chat serve compare inspect env
+
+repro: env  ## set everything up and run all stages
+	dvc repro
+
+test: env  ## the fast tests
+	python -m pytest
+
+test-all: env  ## all tests, also those that run models, servers and the pipeline
+	python -m pytest -m "slow or not slow"
+
+chat: env  ## talk to her: ADAPTER=folder or the name of an experiment
+	python -m deploy.chat $(if $(ADAPTER),"$(ADAPTER)")
+
+serve: env  ## an OpenAI-compatible endpoint on loopback
+	python -m deploy.serve $(if $(ADAPTER),"$(ADAPTER)")
+
+compare: env  ## strategies side by side; OVER=train.lora.rank VALUES=4,16,64 for any other parameter
+	python -m deploy.compare $(if $(OVER),--over "$(OVER)") $(if $(VALUES),--values "$(VALUES)")
+
+inspect: env  ## first look at your own text: make inspect SOURCE=raw/mygame
+	python -m deploy.inspect "$(or $(SOURCE),raw/sample/script)"
+
+env:
+	@./setup.sh
