@@ -1,0 +1,317 @@
+"""The one way a conversation becomes tokens: for training, evaluation, chat and serving alike.
+
+In: messages `{role, content, learn?}` and a tokenizer with a chat template. Out: token ids, and which of them are labels.
+Text never becomes a control token. Nothing here imports torch or transformers, so that a data stage may use it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from jinja2.exceptions import TemplateError
+
+from stages.records import InputError
+
+Message = dict[str, Any]
+Sample = tuple[list[int], list[bool]]
+
+# Read by some published templates, ignored by the rest: Qwen3 would think aloud, Llama 3 would print today's date.
+OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+# Control tokens of the chat models in use, for text that meets a tokenizer only later.
+CONTROL = re.compile(
+    r"<\|[^<>|\s]{1,60}\|>"  # Qwen, Llama 3, Yi, InternLM, MiniCPM, GLM
+    r"|<\|[a-z_]{1,30}>|<[a-z_]{1,30}\|>"  # Gemma 4
+    r"|<｜[^<>｜]{1,60}｜>"  # DeepSeek, Hunyuan
+    r"|<(?:start|end)_of_[a-z]+>|<unused\d+>|</?s>"  # Gemma, Llama 2
+    r"|<(?:bos|eos|pad|unk|mask|cls|sep|CLS|SEP|sop|eop|eod)>|\[(?:g|s)?MASK\]|\[(?:CLS|SEP|PAD|UNK|BOS|EOS)\]"
+    r"|<reserved_\d+>|\[UNUSED_TOKEN_\d+\]|<seed:[a-z_]+>"  # Baichuan, InternLM, Seed
+    r"|</?(?:think|tool_call|tool_response|role)>|<(?:用户|AI)>"  # Qwen3, Bailing, MiniCPM
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"  # Mistral, Llama 2
+)
+ROLE_PIECE = re.compile(r"<reserved_\d+>")  # Baichuan does not flag its role tokens as special
+WORD_JOINER = "\u2060"
+
+
+class Split(NamedTuple):
+    """Samples `(ids, supervised)` of one dialogue, and how many learn turns fit in none."""
+
+    samples: list[Sample]
+    lost: int
+
+
+class Piece(NamedTuple):
+    """A stretch of the rendered dialogue: what stands before a reply, or a reply with whatever closes it."""
+
+    text: str
+    reply: bool
+    learn: bool
+
+
+class Controls(NamedTuple):
+    """A tokenizer's control tokens: as a pattern, as ids, and Baichuan's role ids among them."""
+
+    pattern: re.Pattern[str]
+    ids: frozenset[int]
+    roles: frozenset[int]
+
+
+def fill_persona(persona: str, user_name: str) -> str:
+    """The system prompt for a user of this name."""
+    return persona.replace("{user}", user_name)
+
+
+def neutralise(text: str, tokenizer: Any = None) -> str:
+    """Make the first character of every control token full-width: `＜|im_end|>` reads the same and is mere text."""
+    patterns = [CONTROL] if tokenizer is None else [CONTROL, controls(tokenizer).pattern]
+    while any(pattern.search(text) for pattern in patterns):
+        for pattern in patterns:
+            text = pattern.sub(_disarm, text)
+    return text
+
+
+def encode(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
+    """Token ids of the conversation under the tokenizer's chat template."""
+    return _tokenize(tokenizer, _render(tokenizer, _accepted(tokenizer, messages), add_generation_prompt))
+
+
+def encode_supervised(tokenizer: Any, messages: Sequence[Message]) -> Sample:
+    """Token ids of a dialogue up to its last reply, and which of them are labels.
+
+    Labels are the tokens of every assistant turn whose `learn` is not false, its end-of-turn token included; each reply
+    stands behind the prompt that a front would send. Where a template closes a reply with nothing (Baichuan2, GLM-4) the
+    next role token closes it, and end-of-text the last one; `label_ids` says what such a token must predict.
+    """
+    known = controls(tokenizer)
+    ids: list[int] = []
+    supervised: list[bool] = []
+    text, reply_open, learn = "", False, False
+    for piece in _pieces(tokenizer, _accepted(tokenizer, messages)):
+        if piece.reply:
+            reply_open, learn = True, piece.learn
+        elif reply_open and not known.pattern.match(piece.text.lstrip()):
+            raise InputError(_NO_END)
+        for token in _continue(tokenizer, text, ids, piece.text):
+            supervised.append(reply_open and learn)
+            reply_open = reply_open and token not in known.ids
+            ids.append(token)
+        text += piece.text
+    if reply_open:
+        ids.append(_end_of_text(tokenizer))
+        supervised.append(learn)
+    return ids, supervised
+
+
+def label_ids(tokenizer: Any, ids: Sequence[int], supervised: Sequence[bool]) -> list[int]:
+    """What must be predicted at each position, -100 for nothing: the token itself, but end-of-text where a Baichuan role token stands."""
+    roles = controls(tokenizer).roles
+    return [
+        -100 if not wanted else _end_of_text(tokenizer) if token in roles else token
+        for token, wanted in zip(ids, supervised, strict=True)
+    ]
+
+
+def split_long(tokenizer: Any, messages: Sequence[Message], max_length: int) -> Split:
+    """Samples of at most `max_length` tokens that together supervise every learn turn exactly once.
+
+    A dialogue that fits is one sample. Another is split between rounds: the first sample takes all rounds that fit, a
+    later one up to half its length in new rounds and as many earlier ones as fit, for context. The system turn stands
+    in all of them.
+    """
+    whole = encode_supervised(tokenizer, messages)
+    if len(whole[0]) <= max_length:
+        return Split([whole], 0)
+    system, rounds = _rounds(messages)
+    samples: list[Sample] = []
+    lost, start = 0, 0
+
+    def sample(first: int, end: int) -> Sample:
+        context = [{**message, "learn": False} for turns in rounds[first:start] for message in turns]
+        return encode_supervised(tokenizer, [*system, *context, *(m for turns in rounds[start:end] for m in turns)])
+
+    while start < len(rounds):
+        room = max_length // 2 if start else max_length
+        end = start + 1
+        while end < len(rounds) and len(sample(start, end + 1)[0]) <= room:
+            end += 1
+        first = start
+        while first > 0 and len(sample(first - 1, end)[0]) <= max_length:
+            first -= 1
+        ids, supervised = sample(first, end)
+        if len(ids) > max_length:
+            lost += sum(message["role"] == "assistant" and message.get("learn", True) for message in rounds[start])
+        elif any(supervised):
+            samples.append((ids, supervised))
+        start = end
+    return Split(samples, lost)
+
+
+def stop_ids(tokenizer: Any) -> list[int]:
+    """Ids that end a reply: end-of-text and every control token of the template (a role token means that the reply is over)."""
+    probe = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+    used = controls(tokenizer).ids.intersection(encode(tokenizer, probe, add_generation_prompt=True))
+    return sorted(used | ({tokenizer.eos_token_id} - {None}))
+
+
+def controls(tokenizer: Any) -> Controls:
+    """The tokens that steer a chat: flagged as special, or Baichuan's role tokens."""
+    return _controls(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=4)
+def _controls(tokenizer: Any, _size: int) -> Controls:
+    added = tokenizer.added_tokens_decoder
+    roles = {number for number, token in added.items() if ROLE_PIECE.fullmatch(token.content)}
+    ids = {number for number, token in added.items() if token.special} | set(tokenizer.all_special_ids) | roles
+    texts = {added[number].content if number in added else tokenizer.convert_ids_to_tokens(number) for number in ids}
+    longest_first = sorted(filter(str.strip, texts), key=lambda text: (-len(text), text))
+    pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+    return Controls(pattern, frozenset(ids), frozenset(roles))
+
+
+_NO_END = (
+    "the chat template closes a reply with no token of its own: the adapter would never learn to stop\n"
+    "hint: set a template that ends each assistant turn with a control token"
+)
+
+
+def _disarm(match: re.Match[str]) -> str:
+    first, rest = match[0][0], match[0][1:]
+    return (chr(ord(first) + 0xFEE0) if "!" <= first <= "~" else first + WORD_JOINER) + rest
+
+
+def _end_of_text(tokenizer: Any) -> int:
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer names no end-of-text token\nhint: set `eos_token` in its tokenizer_config.json")
+    return tokenizer.eos_token_id
+
+
+def _accepted(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
+    """The messages, neutralised, in the first form that the template takes."""
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template\nhint: stages.base_model.load_tokenizer brings one")
+    turns = [{**message, "content": neutralise(message["content"], tokenizer)} for message in messages]
+    refusal: TemplateError | None = None
+    for form in (_unspoken_for, _alternating, _without_system):
+        try:
+            turns = form(tokenizer, turns)
+            _render(tokenizer, turns, False)
+        except TemplateError as error:
+            refusal = error
+        else:
+            return turns
+    raise InputError(
+        f"the chat template refuses this conversation: {refusal}\nhint: begin with a user turn and alternate"
+    ) from refusal
+
+
+def _unspoken_for(tokenizer: Any, turns: list[Message]) -> list[Message]:
+    """An empty system turn where the template would put in words of its own (Qwen2.5: "You are Qwen, …")."""
+    if not turns or turns[0]["role"] == "system":
+        return turns
+    silent = [{"role": "system", "content": ""}, *turns]
+    try:
+        shorter = len(_render(tokenizer, silent, False)) < len(_render(tokenizer, turns, False))
+    except TemplateError:
+        return turns
+    return silent if shorter else turns
+
+
+def _alternating(_tokenizer: Any, turns: list[Message]) -> list[Message]:
+    """Neighbours of one role joined, a user turn first (Gemma takes nothing else)."""
+    joined: list[Message] = []
+    for turn in turns:
+        if joined and joined[-1]["role"] == turn["role"]:
+            learn = joined[-1].get("learn", True) and turn.get("learn", True)
+            joined[-1] = {**turn, "content": f"{joined[-1]['content']}\n{turn['content']}", "learn": learn}
+        else:
+            joined.append(turn)
+    opening = 1 if joined and joined[0]["role"] == "system" else 0
+    if len(joined) > opening and joined[opening]["role"] == "assistant":
+        joined.insert(opening, {"role": "user", "content": "……"})
+    return joined
+
+
+def _without_system(_tokenizer: Any, turns: list[Message]) -> list[Message]:
+    """The system text at the head of the first user turn (Baichuan-13B and Gemma 2 know no system role)."""
+    if len(turns) < 2 or turns[0]["role"] != "system":
+        return turns
+    system, first, *rest = turns
+    return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+
+
+def _render(tokenizer: Any, turns: list[Message], add_generation_prompt: bool) -> str:
+    plain = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    return tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt, **OPTIONS)
+
+
+def _tokenize(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _continue(tokenizer: Any, text: str, ids: list[int], more: str) -> list[int]:
+    """Ids of `more` behind `text`. Where a token would reach over the border, `more` is tokenised on its own, as a reply is generated."""
+    whole = _tokenize(tokenizer, text + more)
+    if whole[: len(ids)] == ids:
+        return whole[len(ids) :]
+    guard = tokenizer.eos_token or ""
+    return _tokenize(tokenizer, guard + more)[len(_tokenize(tokenizer, guard)) :]
+
+
+def _pieces(tokenizer: Any, turns: list[Message]) -> Iterator[Piece]:
+    """Prompt, reply, prompt, reply …, found as the difference between renderings of growing prefixes."""
+    replied = ""
+    for number, turn in enumerate(turns):
+        if turn["role"] != "assistant":
+            continue
+        prompt = _render(tokenizer, turns[:number], True)
+        rendered = _render(tokenizer, turns[: number + 1], False)
+        if not rendered.startswith(prompt):
+            raise InputError(_MOVES)
+        yield Piece(_since(tokenizer, turns, number, replied, prompt), False, False)
+        yield Piece(rendered[len(prompt) :], True, turn.get("learn", True))
+        replied = rendered
+
+
+_MOVES = (
+    "the chat template renders a reply differently from the prompt before it: its labels cannot be found\n"
+    "hint: use a base whose template keeps the generation prompt in front of the reply"
+)
+
+
+def _since(tokenizer: Any, turns: list[Message], number: int, replied: str, prompt: str) -> str:
+    """What the prompt of reply `number` adds behind the reply before it.
+
+    Qwen3 takes the empty thought away from earlier replies; there it is what follows the earlier reply's words, less what
+    closed them.
+    """
+    if prompt.startswith(replied):
+        return prompt[len(replied) :]
+    last = max(i for i in range(number) if turns[i]["role"] == "assistant")
+    words = turns[last]["content"]
+    other = {**turns[last], "content": words + ("#" if words.rstrip().endswith("＃") else "＃")}
+    closing = _common_end(replied, _render(tokenizer, [*turns[:last], other], False))
+    following = _common_end(prompt, _render(tokenizer, [*turns[:last], other, *turns[last + 1 : number]], True))
+    if not following.startswith(closing):
+        raise InputError(_MOVES)
+    return following[len(closing) :]
+
+
+def _common_end(one: str, other: str) -> str:
+    length = next(
+        (i for i, (a, b) in enumerate(zip(reversed(one), reversed(other), strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+    return one[len(one) - length :]
+
+
+def _rounds(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
+    """The system turn, and the rounds: each ends with a reply; what follows the last reply is left out."""
+    system = list(messages[:1]) if messages and messages[0]["role"] == "system" else []
+    rounds: list[list[Message]] = [[]]
+    for message in messages[len(system) :]:
+        rounds[-1].append(message)
+        if message["role"] == "assistant":
+            rounds.append([])
+    return system, rounds[:-1]
