@@ -1,0 +1,238 @@
+"""Bytes of a script file -> its text, the encoding and why.
+
+No detector alone is right (GB18030 decodes any bytes, CP932 reads some GBK files), so: byte order mark, strict UTF-8,
+UTF-16 by its zero bytes, then a vote of the whole folder, and a check of the result that fails loudly.
+"""
+
+import codecs
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import ftfy
+from ftfy.badness import is_bad
+
+from stages.records import InputError
+
+SAMPLE = 1 << 16  # bytes of a file that vote
+TELLING = 200  # fewer high bytes than this do not outvote the folder
+HABITUAL_SHARE = 0.12  # classical Chinese has 0.2 of it, a wrong decoding under 0.1
+TOLERATED = 1000  # a file may have one undecodable place in so many bytes; more is a wrong encoding
+HINT = "hint: name the encoding in extract.encoding or extract.files, or take the file out of the folder"
+MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+# The characters that fill real text of each language: a wrong decoding gives rare ones.
+SIMPLIFIED = "的一是不了在有人我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过后作里她吧吗呢啊没好去想看什么怎样只都还很把被让给从"  # noqa: E501
+TRADITIONAL = "的一是不了在有人我他這個們中來上大為和國地到以說時要就出會可也你對生能而子那得於著下自之年過後作裡她吧嗎呢啊沒好去想看什麼怎樣只都還很把被讓給從"  # noqa: E501
+JAPANESE = "あ-わをんアイウェカクコシジスタッテトドナニノバパフブマムメラリルレロンー"
+KOREAN = "이다는에의을를가고하지은도서나어한사아로기그리자대있것시일게인해전정"
+RUSSIAN = "оеаинтсрвлкмдпуяыьгзбчйх"
+WESTERN = "éèàùâêîôûçäöüßñáíóúÉÀœ’“”‘—–…«»¿¡"
+HABITUAL = {  # order breaks ties
+    "gb18030": re.compile(f"[{SIMPLIFIED}]"),
+    "cp932": re.compile(f"[{JAPANESE}]"),
+    "euc_jp": re.compile(f"[{JAPANESE}]"),
+    "big5hkscs": re.compile(f"[{TRADITIONAL}]"),
+    "cp949": re.compile(f"[{KOREAN}]"),
+    "cp1251": re.compile(f"[{RUSSIAN}]"),
+    "cp1252": re.compile(f"(?<![^\\x00-\\x7f])[{WESTERN}](?![^\\x00-\\x7f])"),  # accents stand alone among ASCII
+}
+READABLE = re.compile(f"[\\n -~{SIMPLIFIED}{TRADITIONAL}{JAPANESE}{KOREAN}{RUSSIAN}，。、！？…「」]")
+HALFWIDTH_KANA = re.compile("[\uff61-\uff9f]{2,}")
+NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f\ufffd\ue000-\uf8ff]")
+NOT_ASCII = re.compile("[^\x00-\x7f]")
+LATIN_LEFTOVERS = re.compile("[\x80-\xff]")
+
+
+class BadByte(NamedTuple):
+    """Where a file could not be decoded: `offset` in bytes from 0, `line` from 1."""
+
+    offset: int
+    line: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The text (line ends are newlines, no byte order mark) and how it was found."""
+
+    text: str
+    encoding: str
+    why: str
+    bad_bytes: tuple[BadByte, ...] = ()
+    mojibake_lines: tuple[int, ...] = ()
+
+
+@dataclass
+class Ballot:
+    """Evidence for each encoding, summed over the files of a folder that no certain rule decides."""
+
+    votes: Counter[str] = field(default_factory=Counter)
+    files: int = 0
+
+    def add(self, data: bytes) -> None:
+        if certain(data):
+            return
+        self.files += 1
+        for name, share in shares(data).items():
+            self.votes[name] += share * len(_sample(data))
+
+    def winner(self) -> str | None:
+        return max(self.votes, key=lambda name: self.votes[name]) if self.votes else None
+
+
+def certain(data: bytes) -> tuple[str, str] | None:
+    """Encoding and reason where the bytes themselves prove it."""
+    for mark, name in MARKS:
+        if data.startswith(mark):
+            return name, "byte order mark"
+    if _utf8(data):
+        return "utf-8", "valid UTF-8"
+    if name := _utf16(data):
+        return name, "zero bytes of UTF-16"
+    return None
+
+
+def shares(data: bytes) -> dict[str, float]:
+    """Share of habitual characters that each encoding finds in the sample, less what a wrong decoding leaves behind."""
+    sample = _sample(data)
+    return {name: _share(sample.decode(name, "replace"), habitual) for name, habitual in HABITUAL.items()}
+
+
+def decode(name: str, data: bytes, *, forced: str = "auto", ballot: Ballot | None = None) -> Decoded:
+    """Decode one file; `name` is for the messages, `ballot` holds the votes of its folder."""
+    encoding, why = (
+        (forced, "forced by extract.encoding") if forced != "auto" else _choose(name, data, ballot or Ballot())
+    )
+    text, bad = _decode(name, data, encoding)
+    _verify(name, text, encoding)
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text, repaired = repair(text)
+    return Decoded(text.removeprefix("\ufeff"), encoding, why, bad, repaired)
+
+
+def repair(text: str) -> tuple[str, tuple[int, ...]]:
+    """Undo mojibake line by line: the text and the numbers of the repaired lines."""
+    if not LATIN_LEFTOVERS.search(text):
+        return text, ()
+    lines = text.split("\n")
+    repaired = []
+    for index, line in enumerate(lines):
+        if LATIN_LEFTOVERS.search(line) and is_bad(line) and (fixed := ftfy.fix_encoding(line)) != line:
+            lines[index] = fixed
+            repaired.append(index + 1)
+    return "\n".join(lines), tuple(repaired)
+
+
+def _choose(name: str, data: bytes, ballot: Ballot) -> tuple[str, str]:
+    if proof := certain(data):
+        return proof
+    own = shares(data)
+    best = max(own, key=lambda name: own[name])
+    telling = len(_sample(data)) >= TELLING
+    if telling and own[best] < HABITUAL_SHARE:
+        raise InputError(f"{name}: expected text in some encoding, none fits (the best guess is {best})\n{HINT}")
+    folder = ballot.winner() or best
+    if telling and best != folder and own[best] > own[folder] + 0.1:
+        return best, f"its own letters, against {folder} of the folder"
+    if ballot.files > 1:
+        return folder, f"vote of {ballot.files} files without a mark"
+    return best, "its letters"
+
+
+def _utf8(data: bytes) -> bool:
+    """Valid UTF-8; also when a few bytes are not, if the multi-byte sequences cannot be chance."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "replace")
+        bad = text.count("\ufffd")
+        good = sum(map(len, re.findall("[\u0100-\U0010ffff]+", text))) - bad
+        return good > 20 * bad
+    return b"\0" not in data[:SAMPLE]
+
+
+def _utf16(data: bytes) -> str | None:
+    """UTF-16 without a mark: it has zero bytes (spaces, line ends) and one byte order gives readable text."""
+    head = data[: min(SAMPLE, len(data) // 2 * 2)]
+    if 0 not in head:
+        return None
+    texts = {name: head.decode(name, "replace") for name in ("utf-16-le", "utf-16-be")}
+    name = max(texts, key=lambda name: len(READABLE.findall(texts[name])))
+    wrong = len(NOT_TEXT.findall(texts[name]))
+    return name if len(READABLE.findall(texts[name])) > max(20 * wrong, len(texts[name]) // 5) else None
+
+
+def _sample(data: bytes) -> bytes:
+    """The lines with high bytes, up to SAMPLE bytes: ASCII tells nothing."""
+    lines = [line for line in data[: 16 * SAMPLE].split(b"\n") if not line.isascii()]
+    return b"\n".join(lines)[:SAMPLE]
+
+
+def _share(text: str, habitual: re.Pattern[str]) -> float:
+    foreign = len(NOT_ASCII.findall(text)) or 1
+    kana = sum(map(len, HALFWIDTH_KANA.findall(text)))
+    wrong = 5 * len(NOT_TEXT.findall(text)) + 2 * kana
+    return (len(habitual.findall(text)) - wrong) / foreign
+
+
+def _decode(name: str, data: bytes, encoding: str) -> tuple[str, tuple[BadByte, ...]]:
+    try:
+        return data.decode(encoding), ()
+    except UnicodeDecodeError as error:
+        bad = _bad_bytes(data, encoding)
+        if len(bad) > 1 + len(data) // TOLERATED:
+            raise InputError(_undecodable(name, encoding, bad[0])) from error
+        return data.decode(encoding, "replace"), bad
+    except LookupError as error:
+        raise InputError(f"{name}: expected an encoding that Python knows, got `{encoding}`\n{HINT}") from error
+
+
+def _bad_bytes(data: bytes, encoding: str) -> tuple[BadByte, ...]:
+    """Every place where the decoder had to replace, in order."""
+    places: list[int] = []
+
+    def note(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeDecodeError)
+        places.append(error.start)
+        return "\ufffd", error.end
+
+    codecs.register_error("stages.note", note)
+    data.decode(encoding, "stages.note")
+    return tuple(BadByte(offset, _line_at(data[:offset], encoding)) for offset in places[: 2 + len(data) // TOLERATED])
+
+
+def _line_at(before: bytes, encoding: str) -> int:
+    text = before.decode(encoding, "replace")
+    return 1 + text.count("\n") + len(re.findall("\r(?!\n)", text))
+
+
+def _undecodable(name: str, encoding: str, first: BadByte) -> str:
+    where = f"offset {first.offset} (line {first.line})"
+    return f"{name}: expected text in {encoding}, cannot decode the byte at {where} and many others\n{HINT}"
+
+
+def _verify(name: str, text: str, encoding: str) -> None:
+    """Refuse text that no person wrote: control and private-use characters, runs of half-width kana."""
+    wrong = len(NOT_TEXT.findall(text)) + sum(map(len, HALFWIDTH_KANA.findall(text))) // 4
+    if wrong * 50 <= len(text):
+        return
+    first = min(match.start() for pattern in (NOT_TEXT, HALFWIDTH_KANA) if (match := pattern.search(text)))
+    offset, line = len(text[:first].encode(encoding, "replace")), 1 + text.count("\n", 0, first)
+    got = f"{wrong} characters that text does not have, the first {text[first]!r} near byte {offset} (line {line})"
+    raise InputError(f"{name}: expected script text, got, read as {encoding}, {got}\n{HINT}")
+
+
+def vote(files: Iterable[bytes]) -> Ballot:
+    """The ballot of a folder."""
+    ballot = Ballot()
+    for data in files:
+        ballot.add(data)
+    return ballot
