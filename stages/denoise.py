@@ -258,12 +258,12 @@ def denoise(
 
 
 def spots_of(dialogue: Dialogue) -> Iterator[Spot]:
-    """Every line of a dialogue with the narration before it, else the narration after its turn."""
+    """Every line of a dialogue with the narration right before or right after it."""
+    narration = {piece.line: piece.text for turn in dialogue.turns for piece in turn.context}
     for index, turn in enumerate(dialogue.turns):
-        following = dialogue.turns[index + 1].context if index + 1 < len(dialogue.turns) else ()
-        near = turn.context[-1:] or following[:1]
         for piece in turn.lines:
-            yield Spot(dialogue, index, piece, near[0].text if near else None)
+            near = narration.get(piece.line - 1) or narration.get(piece.line + 1)
+            yield Spot(dialogue, index, piece, near)
 
 
 def apply(name: str, spots: list[Spot], texts: Texts, params: DenoiseParams) -> Texts:

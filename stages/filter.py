@@ -199,10 +199,11 @@ def open_with_narration(turns: list[Turn], params: FilterParams, tally: Tally) -
     if not turns or turns[0].speaker == params.partner:
         return turns
     first = turns[0]
-    if not first.context:
+    before = tuple(piece for piece in first.context if piece.line < first.lines[0].line)
+    if not before:
         tally.leave("opens_without_prompt", _size([first]))
         return turns[1:]
-    return [Turn(params.partner, first.context), replace(first, context=()), *turns[1:]]
+    return [Turn(params.partner, before), replace(first, context=first.context[len(before) :]), *turns[1:]]
 
 
 def _size(turns: Iterable[Turn]) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.conversation import fill_persona, neutralise
-from stages.records import Dialogue, Piece
+from stages.records import Dialogue, Piece, Turn
 
 Message = dict[str, Any]
 
@@ -25,7 +25,7 @@ def to_messages(dialogue: Dialogue, card: Card) -> list[Message]:
     """The dialogue as system, user and assistant messages; a turn's lines are joined by newlines."""
     messages: list[Message] = [{"role": "system", "content": fill_persona(card.persona, card.user_name)}]
     for turn in dialogue.turns:
-        narration = stage_directions(turn.context) if card.narration == "all" else []
+        narration = stage_directions(before(turn)) if card.narration == "all" else []
         spoken = [piece.text for piece in turn.lines if piece.kind != "narration"]
         if turn.speaker == card.partner:
             opening = stage_directions(piece for piece in turn.lines if piece.kind == "narration")
@@ -34,6 +34,11 @@ def to_messages(dialogue: Dialogue, card: Card) -> list[Message]:
             messages[-1]["content"] = _join([messages[-1]["content"], *narration])
             messages.append({"role": "assistant", "content": _join(spoken), "learn": turn.learn is not False})
     return messages
+
+
+def before(turn: Turn) -> list[Piece]:
+    """The narration before the turn's first line: what came in the middle of it would give the rest away."""
+    return [piece for piece in turn.context if piece.line < turn.lines[0].line]
 
 
 def stage_directions(pieces: Iterable[Piece]) -> list[str]:

@@ -43,7 +43,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Consecutive lines of one lead, and the narration that stood before them.
+    """Consecutive lines of one lead, and the narration that stood before each of them (compare the line numbers).
 
     `learn` is set by denoise: false means context without loss.
     """

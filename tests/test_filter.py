@@ -1,0 +1,238 @@
+"""The pairing of turns and the split, by example and by law."""
+
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.filter import (
+    FilterParams,
+    Tally,
+    assign_splits,
+    build_dialogues,
+    build_exam,
+    pair,
+    plan,
+    split_scenes,
+    unite_groups,
+)
+from stages.records import InputError, Line
+
+PARAMS = FilterParams(
+    character="她",
+    partner="他",
+    scene_lines=40,
+    scene_narration=6,
+    narration_gap=8,
+    third_speaker="cut",
+    min_turns=2,
+    near_duplicate=0.5,
+    validation_share=0.1,
+    test_share=0.1,
+    exam_train_dialogues=2,
+    seed=1,
+)
+
+
+def script(*lines: tuple[str | None, str] | tuple[str | None, str, str], scene: str = "一") -> list[Line]:
+    kinds = {None: "narration"}
+    return [
+        Line("a.txt", scene, number, speaker, text, *(rest or [kinds.get(speaker, "speech")]))
+        for number, (speaker, text, *rest) in enumerate(lines, 1)
+    ]
+
+
+def dialogues_of(lines: list[Line], params: FilterParams = PARAMS) -> tuple[list[list[tuple[str, str]]], Tally]:
+    tally = Tally()
+    found = [turns for scene in split_scenes(lines, params) for turns in pair(scene, params, tally)]
+    return [[(turn.speaker, "/".join(p.text for p in turn.lines)) for turn in turns] for turns in found], tally
+
+
+def test_consecutive_lines_of_one_lead_form_one_turn_of_separate_lines():
+    found, _ = dialogues_of(
+        script(("他", "早。"), ("她", "早！"), ("她", "吃饭了吗？"), ("他", "没。"), ("她", "走！"))
+    )
+    assert found == [[("他", "早。"), ("她", "早！/吃饭了吗？"), ("他", "没。"), ("她", "走！")]]
+
+
+def test_a_character_who_opens_answers_the_narration_before_her():
+    found, tally = dialogues_of(
+        script((None, "天亮了。"), ("她", "早！"), (None, "鸟叫。"), ("他", "早。"), ("她", "走！"))
+    )
+    assert found == [[("他", "天亮了。"), ("她", "早！"), ("他", "早。"), ("她", "走！")]]
+    assert tally.used == 5
+
+
+def test_a_character_who_opens_without_narration_is_left_out_for_that_reason():
+    found, tally = dialogues_of(script(("她", "早！"), ("他", "早。"), ("她", "走！")))
+    assert found == [[("他", "早。"), ("她", "走！")]]
+    assert tally.left_out == {"opens_without_prompt": 1}
+
+
+def test_a_reply_never_sees_narration_that_came_after_it():
+    found, _ = dialogues_of(script(("她", "早！"), (None, "后来。"), ("他", "嗯。"), ("她", "走！")))
+    assert ("她", "早！") not in [turn for turns in found for turn in turns]
+
+
+def test_a_third_speaker_ends_the_dialogue():
+    lines = script(("他", "早。"), ("她", "早！"), ("猫", "喵。"), ("他", "嗯。"), ("她", "走！"))
+    found, tally = dialogues_of(lines)
+    assert found == [[("他", "早。"), ("她", "早！")], [("他", "嗯。"), ("她", "走！")]]
+    assert tally.left_out == {"third_speaker": 1}
+
+
+def test_a_third_speaker_may_be_kept_as_context():
+    lines = script(("他", "早。"), ("猫", "喵。"), ("她", "走！"))
+    tally = Tally()
+    params = replace(PARAMS, third_speaker="keep_as_context")
+    (turns,) = pair(next(split_scenes(lines, params)), params, tally)
+    assert [piece.text for piece in turns[1].context] == ["猫：喵。"]
+    assert tally.used == 3
+
+
+def test_a_planted_third_speaker_lowers_the_adjacent_turns_by_one():
+    plain = script(("他", "一"), ("她", "二"), ("他", "三"), ("她", "四"))
+    planted = script(("他", "一"), ("她", "二"), ("猫", "喵"), ("他", "三"), ("她", "四"))
+    assert adjacent(planted) == adjacent(plain) - 1
+
+
+def adjacent(lines: list[Line]) -> int:
+    return sum(len(turns) - 1 for turns in dialogues_of(lines)[0])
+
+
+def test_a_choice_ends_the_dialogue():
+    found, tally = dialogues_of(
+        script(("他", "早。"), ("她", "早！"), (None, "去海边", "choice"), ("他", "嗯。"), ("她", "走！"))
+    )
+    assert [len(turns) for turns in found] == [2, 2]
+    assert tally.left_out == {"choice": 1}
+
+
+def test_too_much_narration_ends_the_dialogue():
+    gap = [(None, "。")] * 9
+    found, _ = dialogues_of(script(("他", "早。"), ("她", "早！"), *gap, ("他", "嗯。"), ("她", "走！")))
+    assert len(found) == 2
+
+
+def test_scenes_of_a_text_without_any_are_made_at_dates():
+    lines = [
+        replace(line, scene="")
+        for line in script(
+            (None, "24/04/13"), ("他", "早。"), ("她", "早！"), (None, "24/04/14"), ("他", "嗯。"), ("她", "走！")
+        )
+    ]
+    assert [(scene.cut_at, len(scene.lines)) for scene in split_scenes(lines, PARAMS)] == [("date", 3), ("block", 3)]
+
+
+def test_scenes_of_a_text_without_any_are_made_at_long_narration():
+    talk = [("他", "早。"), ("她", "早！")] * 20
+    lines = [replace(line, scene="") for line in script(*talk, *[(None, "。")] * 6, *talk)]
+    assert [len(scene.lines) for scene in split_scenes(lines, PARAMS)] == [40, 46]
+
+
+SPEAKERS = st.sampled_from(["她", "他", "猫", None])
+LINES = st.lists(
+    st.tuples(SPEAKERS, st.text("早晚走吃", min_size=1, max_size=4), st.sampled_from(["speech"] * 9 + ["choice"])),
+    max_size=80,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(LINES, st.sampled_from(["cut", "keep_as_context"]))
+def test_every_line_is_used_once_or_left_out_and_turns_alternate_in_order(rows, third_speaker):
+    lines = [
+        replace(line, kind="choice" if kind == "choice" else line.kind)
+        for line, (_, _, kind) in zip(script(*[(s, t) for s, t, _ in rows]), rows, strict=True)
+    ]
+    params, tally = replace(PARAMS, third_speaker=third_speaker), Tally()
+    used = Counter()
+    for scene in split_scenes(lines, params):
+        for turns in pair(scene, params, tally):
+            assert [turn.speaker for turn in turns] == ["他", "她"] * (len(turns) // 2)
+            last = 0
+            for turn in turns:
+                spoken = [piece.line for piece in turn.lines]
+                narration = [piece.line for piece in turn.context]
+                assert spoken == sorted(spoken) and narration == sorted(narration)
+                assert min(spoken + narration) > last, "a turn stands after all that came before it"
+                last = max(spoken)
+                used.update(spoken + narration)
+    assert not used or max(used.values()) == 1
+    assert tally.used == len(used)
+    assert tally.used + tally.left_out.total() == len(lines)
+
+
+def scenes_script(files: dict[str, int]) -> list[Line]:
+    lines = []
+    for file, count in sorted(files.items()):
+        rng = Random(file)
+        for scene in range(count):
+            for number in range(6):
+                text = "".join(chr(rng.randint(0x4E00, 0x9FA5)) for _ in range(12))
+                lines.append(Line(file, f"{scene}", scene * 6 + number + 1, "他她"[number % 2], text, "speech"))
+    return lines
+
+
+def test_the_split_of_a_file_does_not_change_when_other_files_come():
+    alone = plan(scenes_script({"b.txt": 20}), PARAMS)
+    among = plan(scenes_script({"a.txt": 9, "b.txt": 20, "c.txt": 30}), PARAMS)
+    assert [row.split for row in alone] == [row.split for row in among if row.scene.file == "b.txt"]
+
+
+def test_held_out_scenes_are_contiguous_blocks_of_the_asked_share():
+    splits = assign_splits([row.scene for row in plan(scenes_script({"b.txt": 50}), PARAMS)], PARAMS)
+    assert Counter(splits) == {"train": 40, "validation": 5, "test": 5}
+    for split in ("validation", "test"):
+        first = splits.index(split)
+        assert splits[first : first + 5] == [split] * 5
+
+
+def test_a_scene_copied_onto_another_route_never_stands_on_both_sides():
+    lines = scenes_script({"b.txt": 20})
+    held_out = next(row for row in plan(lines, PARAMS) if row.split == "test").scene
+    copy = [replace(line, scene="copy", line=1000 + line.line) for line in held_out.lines]
+    dialogues, _ = build_dialogues(plan(lines + copy, PARAMS), PARAMS)
+    groups: dict[str, set[str]] = {}
+    for dialogue in dialogues:
+        groups.setdefault(dialogue.group, set()).add(dialogue.split)
+    assert all(len(splits) == 1 for splits in groups.values())
+    assert len({d.group for d in dialogues if d.scene in ("copy", held_out.name)}) == 1
+
+
+def test_a_group_on_both_sides_goes_to_train():
+    assert unite_groups(["train", "test", "test"], [0, 0, 2]) == ["train", "train", "test"]
+
+
+def test_the_exam_holds_no_line_of_a_held_out_scene_among_the_train_lines():
+    planned = plan(scenes_script({"b.txt": 20}), PARAMS)
+    dialogues, _ = build_dialogues(planned, PARAMS)
+    exam = list(build_exam(planned, dialogues, PARAMS))
+    held_out = {p.text for d in dialogues if d.split != "train" for t in d.turns for p in t.lines}
+    assert held_out and not held_out & {row["text"] for row in exam if row["part"] == "line"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"character": "谁"}, "`filter.character` is '谁', who says nothing"),
+        ({"partner": "谁"}, "`filter.partner` is '谁', who says nothing"),
+        ({"partner": "她"}, "both '她'"),
+        ({"third_speaker": "keep"}, "expected cut or keep_as_context, got 'keep'"),
+    ],
+)
+def test_wrong_leads_are_refused_with_the_cast(change, reason):
+    with pytest.raises(InputError, match=reason):
+        plan(scenes_script({"b.txt": 20}), replace(PARAMS, **change))
+
+
+def test_an_empty_script_is_refused():
+    with pytest.raises(InputError, match="expected lines, got none"):
+        plan([], PARAMS)
+
+
+def test_a_script_too_short_for_a_held_out_split_is_refused_with_the_cure():
+    with pytest.raises(InputError, match="need dialogues in every split"):
+        build_dialogues(plan(scenes_script({"b.txt": 1}), PARAMS), PARAMS)
