@@ -1,0 +1,434 @@
+"""Ren'Py scripts (.rpy): what characters and narrator say, and menu items; all other statements are passed over.
+
+Built on the language reference (label, say, menu, translate, text tags, text interpolation). A translate block's scene
+is the label in its id; a `define`d identifier becomes the character's name.
+"""
+
+import ast
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+
+from stages.formats.message import Format, Message, Options, Reject
+
+WORD = r"[a-zA-Z_\u00a0-\ufffd][0-9a-zA-Z_\u00a0-\ufffd]*+"
+STRING = r"""(?:r?"(?!"")(?:[^"\\]|\\.)*+"|r?'(?!'')(?:[^'\\]|\\.)*+'|r?`(?!``)(?:[^`\\]|\\.)*+`)"""
+WHO = rf"{WORD}(?:\.{WORD}|\([^()\n]*+\)|\[[^\[\]\n]*+\])*+"
+ATTRIBUTES = (
+    r"(?:[ \t]*+@[ \t]*+[-\w\u00a0-\ufffd]++|[ \t]++(?!(?:with|if|as|in|at|behind|onlayer|zorder)\b)"
+    r"[-\w\u00a0-\ufffd]++(?!['\"`]))*+[ \t]*+"
+)
+BLANK = r"(?:[ \t]*+(?:\#[^\n]*+)?\n)*+"
+# Blank lines and comments, the indent; then: who "what", or "who" "what", or "what"; then the end of the line, if so.
+LINE = re.compile(
+    rf"{BLANK}([ \t]*+)(?:({WHO}){ATTRIBUTES}({STRING})|({STRING})(?:{ATTRIBUTES}({STRING}))?)?+([ \t]*+(?:\n|\Z))?+",
+    re.DOTALL,
+)
+TRIPLE = re.compile(
+    rf"(?:({WHO}|{STRING}){ATTRIBUTES})?+r?"
+    r'''(?:"""((?:[^"\\]|\\.|"(?!""))*+)"""|\'\'\'((?:[^'\\]|\\.|'(?!''))*+)\'\'\'|```((?:[^`\\]|\\.|`(?!``))*+)```)''',
+    re.DOTALL,
+)
+INDENT = re.compile(rf"{BLANK}([ \t]*+)")
+SIMPLE = re.compile(r"[^\n\"'`#()\[\]{}\\]*+(?:\n|\Z)")
+# What decides where a logical line ends: strings and brackets hide a newline, a comment hides the rest of its line.
+PIECE = re.compile(
+    r'''[^\n"'`#()\[\]{}\\]++|\#[^\n]*+|"""(?:[^"\\]|\\.|"(?!""))*+"""|\'\'\'(?:[^'\\]|\\.|'(?!''))*+\'\'\''''
+    rf"|{STRING}|\\.|.",
+    re.DOTALL,
+)
+CLAUSE = re.compile(r"[ \t]*+(?:\#|\(|(?:with|nointeract|id)\b)")
+CHOICE = re.compile(r"[ \t]*+(?::|\(|if\b)")
+COLON = re.compile(r":[ \t]*+(?:\#[^\n]*+)?\n?\Z")
+HEADER = re.compile(rf"[ \t]*+(\$|{WORD})")
+LABEL = re.compile(rf"[ \t]*+label[ \t]++((?:{WORD})?(?:\.{WORD})?)")
+TRANSLATE = re.compile(rf"[ \t]*+translate[ \t]++{WORD}[ \t]++([0-9a-zA-Z_\u00a0-\ufffd]++)")
+BLOCK_ID = re.compile(r"(.*?)_?[0-9a-f]{8}(?:_\d+)?\Z")
+PLAIN_INIT = re.compile(r"[ \t]*+init(?:[ \t]++-?\d+)?[ \t]*+:")
+MONOLOGUE = re.compile(r"[ \t]*+rpy[ \t]++monologue[ \t]++(double|single|none)\b")
+DELIMITERS = {"double": r"\n[ ]*\n", "single": r"\n", "none": r"\Z"}
+
+HOLDERS = {"if", "elif", "else", "while", "menu"}  # their blocks hold statements to read
+STATEMENTS = {
+    *(
+        "$",
+        "call",
+        "camera",
+        "default",
+        "define",
+        "hide",
+        "image",
+        "init",
+        "jump",
+        "label",
+        "layeredimage",
+        "nvl",
+        "pass",
+    ),
+    *("pause", "play", "python", "queue", "return", "rpy", "scene", "screen", "show", "stop", "style", "testcase"),
+    *("testsuite", "transform", "translate", "voice", "window", "with", "IF"),
+}
+SILENT = HOLDERS | STATEMENTS - {"nvl"}  # before a string these are no speakers; `nvl` is a character as well
+NARRATORS = {"narrator", "centered", "vcentered", "nvl_narrator", "adv", "nvl", "name_only"}
+STATEMENT = "statement:"  # before the first word of a creator-defined statement, in the survey's names
+JOINS = 100  # unclosed brackets and broken statements of several lines that are looked through: keeps time linear
+
+
+def read(text: str, options: Options) -> Iterator[Message | Reject]:
+    """Yield what is said in file order; an `extend` is part of the message it extends."""
+    held: Message | None = None
+    speaker: str | None = None
+    for item in _Script(text, options.names).items():
+        if isinstance(item, Message) and item.kind == "extend":
+            if held:
+                held = held._replace(text=held.text + item.text)
+                continue
+            item = item._replace(speaker=speaker, kind="speech" if speaker else "narration")
+        if held:
+            yield from _finished(held)
+        held = None
+        if isinstance(item, Message) and item.kind != "choice":
+            held, speaker = item, item.speaker
+        else:
+            yield from _finished(item)
+    if held:
+        yield from _finished(held)
+
+
+def _finished(item: Message | Reject) -> Iterator[Message | Reject]:
+    text = item.text.strip()
+    if text:
+        yield item._replace(text=text)
+
+
+class _Script:
+    """The text, the place reached, and what the place means: line number, scene, how paragraphs of a monologue part."""
+
+    def __init__(self, text: str, names: Mapping[str, str]) -> None:
+        self.text, self.names = text, names
+        self.at = self.number_at = 0
+        self.number = 1
+        self.scene = ""
+        self.delimiter = DELIMITERS["double"]
+        self.joins = JOINS
+
+    def items(self) -> Iterator[Message | Reject]:
+        """Yield messages (an `extend` has that kind) and rejects, statement by statement."""
+        match, text = LINE.match, self.text
+        while self.at < len(text):
+            found = match(text, self.at)
+            indent, who, what, bare, second, end = found.groups()
+            start = found.end(1)
+            self.number += text.count("\n", self.number_at, start)
+            self.number_at = start
+            if what is None and bare is None:
+                yield from self.statement(start, len(indent))
+                continue
+            if what is None and second is not None:
+                who, what = bare, second
+            if end is not None and who not in SILENT:
+                self.at = found.end()
+                yield self.said(who, what or bare, self.number)
+            else:
+                yield from self.said_with_clauses(who, what or bare, start, len(indent), found.end())
+
+    def said(self, who: str | None, what: str, number: int) -> Message:
+        text = clean(unquote(what))
+        if who == "extend":
+            return Message(number, None, text, "extend", self.scene)
+        speaker = who and self.speaker(who)
+        return Message(number, speaker or None, text, "speech" if speaker else "narration", self.scene)
+
+    def speaker(self, who: str) -> str:
+        """The name of an identifier, the text of a string, `{expression}` for what only the running game knows."""
+        if who[-1] in "\"'`":
+            return clean(unquote(who)).strip()
+        name = self.names.get(who.removeprefix("character."))
+        if name is not None:
+            return name
+        if who in NARRATORS:
+            return ""
+        return f"{{{who}}}" if "(" in who or "[" in who else who
+
+    def said_with_clauses(
+        self, who: str | None, what: str, start: int, indent: int, tail_at: int
+    ) -> Iterator[Message | Reject]:
+        """A say with `with`, `id`, arguments; a menu item; or a statement such as `voice "file"`."""
+        if who in SILENT or f"{STATEMENT}{who}" in self.names:
+            yield from self.statement(start, indent)
+            return
+        end = self.logical_end(tail_at)
+        tail = self.text[tail_at:end]
+        if who is None and CHOICE.match(tail) and COLON.search(tail):
+            yield Message(self.number, None, clean(unquote(what)), "choice", self.scene)
+        elif not tail.strip() or CLAUSE.match(tail):
+            yield self.said(who, what, self.number)
+        else:
+            yield self.reject(start, "expected a clause or the end of the line after the string")
+            return
+        self.at = end
+
+    def statement(self, start: int, indent: int) -> Iterator[Message | Reject]:
+        """Anything but a plain say: a monologue, a label, code to pass over, or a line that no rule understands."""
+        if start >= len(self.text):
+            self.at = start
+            return
+        found = HEADER.match(self.text, start)
+        word = found[1] if found else ""
+        if word in HOLDERS or word in STATEMENTS or f"{STATEMENT}{word}" in self.names:
+            self.at = self.logical_end(start)
+            if not self.opens(word, start):
+                self.skip_block(indent)
+        elif monologue := TRIPLE.match(self.text, start):
+            yield from self.monologue(monologue)
+        else:
+            yield self.reject(start, "no statement of Ren'Py")
+
+    def opens(self, word: str, start: int) -> bool:
+        """True where the block below is script; sets the scene on the way."""
+        if word == "label":
+            name = LABEL.match(self.text, start)
+            if name and name[1]:
+                self.scene = self.scene.partition(".")[0] + name[1] if name[1].startswith(".") else name[1]
+            return True
+        if word == "translate":
+            block = TRANSLATE.match(self.text, start)
+            if not block or block[1] in ("strings", "python", "style"):
+                return False
+            label = BLOCK_ID.match(block[1])
+            self.scene = label[1] if label else self.scene
+            return True
+        if word == "rpy" and (mode := MONOLOGUE.match(self.text, start)):
+            self.delimiter = DELIMITERS[mode[1]]
+        return word in HOLDERS or bool(PLAIN_INIT.match(self.text, start))
+
+    def monologue(self, found: re.Match[str]) -> Iterator[Message | Reject]:
+        """Each paragraph of a triple-quoted string is one say."""
+        body_at, body_end = next(found.span(group) for group in (2, 3, 4) if found[group] is not None)
+        self.at = self.logical_end(found.end())
+        at, number, counted = body_at, self.number, found.start()
+        for border in [*re.finditer(self.delimiter, self.text[body_at:body_end]), None]:
+            end = body_at + border.start() if border else body_end
+            paragraph = self.text[at:end]
+            if paragraph.strip() and paragraph.strip() != "{clear}":
+                first = at + len(paragraph) - len(paragraph.lstrip())
+                number += self.text.count("\n", counted, first)
+                counted = first
+                yield self.said(found[1], f'"{paragraph.strip()}"', number)
+            at = body_at + border.end() if border else end
+
+    def skip_block(self, indent: int) -> None:
+        """Pass over the lines that are deeper than `indent`."""
+        while self.at < len(self.text):
+            found = INDENT.match(self.text, self.at)
+            if len(found[1]) <= indent or found.end() >= len(self.text):
+                return
+            self.at = self.logical_end(found.end())
+
+    def logical_end(self, at: int) -> int:
+        """Where the logical line that goes on at `at` ends, its newline included."""
+        if simple := SIMPLE.match(self.text, at):
+            return simple.end()
+        depth = 0
+        if self.joins:
+            for piece in PIECE.finditer(self.text, at):
+                token = piece[0]
+                if token in "([{":
+                    depth += 1
+                elif token in ")]}":
+                    depth -= 1
+                elif token == "\n" and depth <= 0:
+                    return piece.end()
+            if depth <= 0:
+                return len(self.text)
+            self.joins -= 1
+        return self.physical_end(at)
+
+    def physical_end(self, at: int) -> int:
+        return self.text.find("\n", at) + 1 or len(self.text)
+
+    def reject(self, start: int, reason: str) -> Reject:
+        """Give up one line of the file and go on with the next."""
+        self.at = self.physical_end(start)
+        return Reject(self.number, self.text[start : self.at].rstrip(), reason)
+
+
+MARKED = re.compile(r"[\\\[{%\n【]|  ")
+MARK = re.compile(
+    r"\\u([0-9a-fA-F]{1,4})|\\(.)|(\[\[|\{\{|【【|%%)|\[((?:[^\[\]]|\[[^\[\]]*+\])*+)\]|%\((\w+)\)[sd]|【([^【】｜|]*+)[｜|][^【】]*+】"
+    r"|\{([^{}]*+)\}",
+    re.DOTALL,
+)
+SPACES = re.compile(r"[ \n]+")
+UNSAID = ("rt", "art", "alt")  # ruby, and text for the self-voicing machine alone
+WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
+
+
+def unquote(string: str) -> str:
+    """The source between the quotes; runs of spaces and newlines count as one space."""
+    if string[0] == "r":
+        return string[2:-1].replace("\\", "\\\\")
+    return SPACES.sub(" ", string[1:-1]) if MARKED.search(string) else string[1:-1]
+
+
+def clean(source: str) -> str:
+    """Resolve escapes, drop text tags and ruby, and turn an interpolated `[name!t]` into `{name}`."""
+    if not MARKED.search(source):
+        return source
+    parts: list[str] = []
+    at, unsaid = 0, ""
+    for mark in MARK.finditer(source):
+        tag = mark[7]
+        if not unsaid:
+            parts.append(source[at : mark.start()])
+            parts.append(_shown(mark) if tag is None else "")
+        at = mark.end()
+        if tag is None:
+            continue
+        name = tag.partition("=")[0].strip()
+        if unsaid:
+            unsaid = "" if name == "/" + unsaid else unsaid
+        elif name in UNSAID:
+            unsaid = name
+        elif name == "done":
+            return "".join(parts)
+        elif name == "p":
+            parts.append("" if WIDE.match(source[mark.start() - 1 : mark.start()]) else " ")
+    return "".join(parts) + ("" if unsaid else source[at:])
+
+
+def _shown(mark: re.Match[str]) -> str:
+    code, escaped, doubled, expression, old, base = mark.groups()[:6]
+    if code is not None:
+        return chr(int(code, 16))
+    if escaped is not None:
+        return "\n" if escaped == "n" else escaped
+    if doubled is not None:
+        return doubled[0]
+    if base is not None:
+        return base
+    return f"{{{old or _variable(expression)}}}"
+
+
+def _variable(expression: str) -> str:
+    """`name!t` and `name:.2f` without what says how to print it."""
+    return re.split(r"[!:]", expression, maxsplit=1)[0].strip()
+
+
+DEFINITION = re.compile(
+    rf"[ \t]*+(?:(?:define|default)(?:[ \t]++-?\d+)?[ \t]++|\$[ \t]*+)?({WORD}(?:\.{WORD})*+)[ \t]*+=[ \t]*+"
+    r"[\w.]*+(?<=Character)\Z"
+)
+REGISTERED = re.compile(r"""register(?:_statement)?\(\s*(?:name\s*=\s*)?["'](\w+)""")
+NEAR = 400  # characters before `Character(` in which its line must begin
+ARGUMENTS = 8000  # characters in which its arguments must end
+
+
+def survey(texts: Iterable[str]) -> dict[str, str]:
+    """Identifier -> name over all files; "" for a character without a name.
+
+    The key `statement:word` stands for a creator-defined statement, whose lines nobody says.
+    """
+    names: dict[str, str] = {}
+    kinds: dict[str, str] = {}
+    for text in texts:
+        for identifier, call in _definitions(text):
+            name, kind = _name_and_kind(call)
+            if name is not None and not names.get(identifier):
+                names[identifier] = name
+            elif kind and identifier not in names:
+                kinds.setdefault(identifier, kind)
+        if "register" in text:
+            names.update((STATEMENT + word, "") for word in REGISTERED.findall(text))
+    for identifier in kinds:
+        names.setdefault(identifier, _inherited(identifier, names, kinds))
+    return names
+
+
+def _definitions(text: str) -> Iterator[tuple[str, str]]:
+    """Yield identifier and the call's source for each `x = …Character(…)`."""
+    at = text.find("Character(")
+    while at >= 0:
+        head_end = at + len("Character")
+        head_at = text.rfind("\n", max(0, at - NEAR), at) + 1
+        if head_at or at < NEAR:
+            found = DEFINITION.match(text[head_at:head_end])
+            if found:
+                window = text[head_end : head_end + ARGUMENTS]
+                yield found[1].removeprefix("character."), window[: _closed(window)]
+        at = text.find("Character(", head_end)
+
+
+def _closed(window: str) -> int:
+    """Where the bracket that opens the window closes."""
+    depth = 0
+    for piece in PIECE.finditer(window):
+        if piece[0] in "([{":
+            depth += 1
+        elif piece[0] in ")]}":
+            depth -= 1
+            if not depth:
+                return piece.end()
+    return len(window)
+
+
+def _name_and_kind(arguments: str) -> tuple[str | None, str | None]:
+    """The name that `Character(…)` gives ("" for none; None: inherited or not to be known) and its `kind`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in a game's strings
+            call = ast.parse("f" + arguments, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None, None
+    if not isinstance(call, ast.Call):
+        return None, None
+    keywords = {word.arg: word.value for word in call.keywords}
+    kind = call.args[1] if len(call.args) > 1 else keywords.get("kind")
+    name = call.args[0] if call.args else keywords.get("name")
+    source = ast.unparse(kind) if isinstance(kind, ast.Name | ast.Attribute) else None
+    if name is None:
+        return (None, source) if source else ("", None)
+    return _name(name, "dynamic" in keywords), source
+
+
+def _name(node: ast.expr, dynamic: bool) -> str | None:
+    if isinstance(node, ast.Call) and node.args:  # _("name")
+        node = node.args[0]
+    if isinstance(node, ast.Name | ast.Attribute):
+        return f"{{{ast.unparse(node)}}}"
+    if not isinstance(node, ast.Constant):
+        return None
+    if isinstance(node.value, str):
+        return f"{{{node.value}}}" if dynamic else clean(node.value).strip()
+    return "" if node.value is None else None
+
+
+def _inherited(identifier: str, names: Mapping[str, str], kinds: Mapping[str, str]) -> str:
+    for _ in kinds:
+        identifier = kinds.get(identifier, "")
+        if identifier in names:
+            break
+    return names.get(identifier, "")
+
+
+MARKER = re.compile(
+    r"[ \t]*+(?:label[ \t]+[\w.]+.*:|menu\b.*:|translate[ \t]+\w+[ \t]+\S+:|(?:define|default)[ \t]+[\w.]+[ \t]*="
+    r"|image[ \t].+[=:]|jump[ \t]+\w+|(?:init|screen|style|transform|python|scene|show|testcase)\b.*|\$.*=.*|return)[ \t]*\Z"
+)
+SAY = re.compile(rf"[ \t]*+{WORD}{ATTRIBUTES}{STRING}[ \t]*\Z", re.DOTALL)
+HEAD = 200  # non-blank lines that are looked at
+
+
+def sniff(text: str) -> float:
+    """The share of lines that the reader understands, if some of them are Ren'Py's alone."""
+    lines = [line for line in text[: HEAD * 400].split("\n") if line.strip()][:HEAD]
+    marks = sum(bool(MARKER.match(line)) for line in lines)
+    says = sum(bool(SAY.match(line)) for line in lines)
+    if not marks and says * 2 < len(lines):
+        return 0.0
+    rejects = sum(isinstance(item, Reject) for item in _Script("\n".join(lines), {}).items())
+    understood = 1 - rejects / len(lines)
+    return understood if marks else 0.8 * understood
+
+
+FORMAT = Format("renpy", (".rpy", ".rpym"), sniff, read, survey)
