@@ -4,7 +4,7 @@ A reader gets the decoded text (line ends are "\\n", no byte order mark) and yie
 the source. To add one, write `sniff` and `read` in a file here and add its line.
 """
 
-from stages.formats import renpy
+from stages.formats import docx, prose, renpy, text
 from stages.formats.message import Format, Message, Options, Reject
 
 __all__ = ["FORMATS", "Format", "Message", "Options", "Reject"]
@@ -12,7 +12,9 @@ __all__ = ["FORMATS", "Format", "Message", "Options", "Reject"]
 FORMATS: dict[str, Format] = {
     entry.name: entry
     for entry in (
-        # Format(name, suffixes, sniff, read, survey)
+        text.FORMAT,
+        docx.FORMAT,
+        prose.FORMAT,
         renpy.FORMAT,
     )
 }

@@ -34,13 +34,14 @@ class Options:
     kag_name: str  # regular expression, group 1 is the name
     kag_end: str  # regular expression of the tag that ends a message
     known: frozenset[str]  # speakers that need not prove themselves: aliases and leads
+    recurrence: int = 2  # lines after which a label in free text counts as a name
 
 
 Read = Callable[[str, Options], Iterator[Message | Reject]]
 
 
 class Format(NamedTuple):
-    """A script format: `sniff` says from 0 to 1 how much a text looks like it, `survey` collects names over all files."""
+    """A script format: `sniff` says from 0 to 1 how much a text looks like it, `survey` collects names of all files."""
 
     name: str
     suffixes: tuple[str, ...]

@@ -1,0 +1,381 @@
+"""The files of extract.source -> processed/lines.jsonl, reports/extract.json and reports/rejects.jsonl.
+
+Each file gets its encoding and its format (found, reported, overridable), each name its canonical form. No line
+vanishes: it is a message, part of one, structure that the format defines, or a reject that is counted and listed.
+"""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import regex
+from rapidfuzz import process
+from rapidfuzz.distance import Levenshtein
+
+from stages import encodings
+from stages.cli import run
+from stages.encodings import Ballot, Decoded
+from stages.formats import FORMATS, Format, Options, Reject
+from stages.formats.docx import document_text
+from stages.params import load_params
+from stages.records import InputError, write_json, write_jsonl
+
+LINES = Path("processed/lines.jsonl")
+REPORT = Path("reports/extract.json")
+REJECTS = Path("reports/rejects.jsonl")
+
+LARGEST_FILE = 512 << 20  # bytes; the longest script known has 40 MB
+LONGEST_NAME = 80  # characters
+LONGEST_MESSAGE = 20_000
+SNIFFED = 1 << 16  # characters that decide on a format
+SUFFIX_BONUS = 0.3
+NOT_SCRIPT = frozenset(  # reported, not opened
+    ".png .jpg .jpeg .gif .webp .bmp .ico .svg .psd .tlg .ogg .opus .mp3 .wav .flac .m4a .mp4 .webm .mpg .avi .ogv .ttf .otf .woff "
+    ".woff2 .zip .rar .7z .gz .xz .rpa .xp3 .pak .arc .exe .dll .so .pyc .rpyc .rpymc .pdf .doc .xls .xlsx .db .dvc".split()
+)
+FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))} | {0x3000: " "}
+
+
+@dataclass(frozen=True)
+class ExtractParams:
+    """The `extract` section of params.yaml."""
+
+    source: str
+    format: str
+    encoding: str
+    recurrence: int
+    aliases: dict[str, list[str]]
+    narrators: list[str]
+    kag_name: str
+    kag_end: str
+    files: dict[str, dict[str, Any]]
+
+
+class Source(NamedTuple):
+    """A file of the folder: its name there, with slashes, and a way to its bytes."""
+
+    name: str
+    data: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file decoded and its format chosen."""
+
+    name: str
+    text: str
+    decoded: Decoded
+    format: Format
+    why: str
+
+
+@dataclass
+class Tally:
+    """What became of each file's lines."""
+
+    files: list[dict[str, Any]] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    speakers: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    labels: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+
+# --- names
+
+
+class Names(dict[str | None, str | None]):
+    """A name as the script writes it -> its canonical name; None for a narrator. Each is worked out once."""
+
+    def __init__(self, aliases: dict[str, list[str]], narrators: Iterable[str]) -> None:
+        super().__init__({None: None})
+        pairs = [(alias, name) for name, others in aliases.items() for alias in (name, *others)]
+        pairs += [(alias, None) for alias in narrators]
+        self.exact = {fold(alias): name for alias, name in pairs if not is_pattern(alias)}
+        self.patterns = [(compile_alias(alias), name) for alias, name in pairs if is_pattern(alias)]
+
+    def __missing__(self, written: str) -> str | None:
+        key = fold(written)
+        if key in self.exact:
+            name = self.exact[key]
+        else:
+            name = next((name for pattern, name in self.patterns if matches(pattern, key)), written.strip().translate(FULL_WIDTH))
+        self[written] = name
+        return name
+
+
+def fold(name: str) -> str:
+    """The key under which names are compared: trimmed, full-width letters and half-width kana made ordinary."""
+    return unicodedata.normalize("NFKC", name).strip()
+
+
+def is_pattern(alias: str) -> bool:
+    return len(alias) > 2 and alias[0] == alias[-1] == "/"
+
+
+def compile_alias(alias: str) -> regex.Pattern[str]:
+    try:
+        return regex.compile(alias[1:-1])
+    except regex.error as error:
+        raise InputError(f"params.yaml: `extract.aliases`: expected a regular expression in {alias}, got {error}") from error
+
+
+def matches(pattern: regex.Pattern[str], name: str) -> bool:
+    """Whether the whole name matches, in bounded time."""
+    try:
+        return pattern.fullmatch(name, timeout=1.0) is not None
+    except TimeoutError as error:
+        raise InputError(f"params.yaml: `extract.aliases`: /{pattern.pattern}/ took over a second on `{name[:40]}`") from error
+
+
+# --- encoding and format of each file
+
+
+class Folder:
+    """The files of the source; holds one decoded file at a time."""
+
+    def __init__(self, sources: Iterable[Source], params: ExtractParams) -> None:
+        self.sources = list(sources)
+        self.params = params
+        self.ballot = Ballot()
+        self.last: File | None = None
+        for source in self.sources:
+            if self.setting(source.name, "encoding") == "auto" and suffix(source.name) != ".docx":
+                self.ballot.add(source.data())
+
+    def setting(self, name: str, key: str) -> Any:
+        """`format`, `encoding` or `aliases` of a file: its own in extract.files, else that of the section."""
+        own = (values for pattern, values in self.params.files.items() if fnmatchcase(name, pattern))
+        return next((values[key] for values in own if key in values), getattr(self.params, key))
+
+    def file(self, source: Source) -> File:
+        if self.last is None or self.last.name != source.name:
+            self.last = self.open(source)
+        return self.last
+
+    def open(self, source: Source) -> File:
+        name = source.name
+        if suffix(name) == ".docx":
+            decoded = Decoded(document_text(name, source.data()), "docx", "Word document")
+        else:
+            decoded = encodings.decode(name, source.data(), forced=self.setting(name, "encoding"), ballot=self.ballot)
+        return File(name, decoded.text, decoded, *self.choose(name, decoded.text))
+
+    def choose(self, name: str, text: str) -> tuple[Format, str]:
+        """The format of a file and why."""
+        forced = self.setting(name, "format")
+        if forced != "auto":
+            return known_format(forced), "set in params.yaml"
+        if suffix(name) == ".docx":
+            return FORMATS["docx"], "suffix .docx"
+        head = text[:SNIFFED]
+        scores = {entry.name: entry.sniff(head) + SUFFIX_BONUS * (suffix(name) in entry.suffixes) for entry in FORMATS.values()}
+        best = max(scores, key=lambda entry: scores[entry])
+        if scores[best] <= 0:
+            return FORMATS["text"], "no format knows it"
+        others = sorted(scores, key=lambda entry: -scores[entry])[1:2]
+        return FORMATS[best], f"{best} {scores[best]:.2f}, next " + ", ".join(f"{other} {scores[other]:.2f}" for other in others)
+
+    def files(self) -> Iterator[File]:
+        for source in self.sources:
+            yield self.file(source)
+
+    def survey(self) -> dict[str, dict[str, str]]:
+        """What each format that surveys learns from its files: format -> identifier -> name."""
+        chosen: defaultdict[str, list[Source]] = defaultdict(list)
+        for source in self.sources:
+            chosen[self.file(source).format.name].append(source)
+        return {
+            name: survey(self.file(source).text for source in sources)
+            for name, sources in chosen.items()
+            if (survey := FORMATS[name].survey)
+        }
+
+
+def suffix(name: str) -> str:
+    return Path(name).suffix.lower()
+
+
+def known_format(name: str) -> Format:
+    if name not in FORMATS:
+        raise InputError(f"params.yaml: `extract.format`: expected one of {', '.join(FORMATS)} or auto, got `{name}`")
+    return FORMATS[name]
+
+
+# --- the work
+
+
+def extract(sources: Iterable[Source], params: ExtractParams, tally: Tally) -> Iterator[dict[str, Any]]:
+    """The rows of lines.jsonl; fills the tally on the way."""
+    folder = Folder(sources, params)
+    learned = folder.survey()
+    for file in folder.files():
+        aliases = folder.setting(file.name, "aliases")
+        names = Names({**params.aliases, **{k: [*params.aliases.get(k, []), *v] for k, v in aliases.items()}}, params.narrators)
+        options = Options(learned.get(file.format.name, {}), params.kag_name, params.kag_end, known(names), params.recurrence)
+        yield from read_file(file, names, options, tally)
+
+
+def known(names: Names) -> frozenset[str]:
+    return frozenset(names.exact)
+
+
+def read_file(file: File, names: Names, options: Options, tally: Tally) -> Iterator[dict[str, Any]]:
+    """One file's rows; its line counts go to the tally."""
+    kinds: Counter[str] = Counter()
+    speakers: Counter[tuple[str, str]] = Counter()
+    used, last, rejected = 0, 0, 0
+    for item in file.format.read(file.text, options):
+        number = item.line
+        if number != last:
+            used, last = used + 1, number
+        if reason := refusal(item):
+            rejected += 1
+            tally.rejects.append({"file": file.name, "line": number, "reason": reason, "text": item.text[:200]})
+            continue
+        _, speaker, text, kind, scene = item
+        speaker = names[speaker]
+        if speaker is None and kind == "speech" and item.speaker is not None:
+            kind = "narration"
+        kinds[kind] += 1
+        if speaker is not None:
+            speakers[speaker, kind] += 1
+        yield {"file": file.name, "scene": scene, "line": number, "speaker": speaker, "text": text, "kind": kind}
+    for (speaker, kind), count in speakers.items():
+        tally.speakers[speaker][kind] += count
+    tally.kinds.update(kinds)
+    tally.files.append(account(file, kinds.total(), speakers.total(), rejected, used))
+
+
+def refusal(item: Any) -> str | None:
+    """Why this cannot be a message, if it cannot."""
+    if isinstance(item, Reject):
+        return item.reason
+    if len(item.text) > LONGEST_MESSAGE:
+        return f"a message of {len(item.text)} characters"
+    if item.speaker is not None and len(item.speaker) > LONGEST_NAME:
+        return f"a name of {len(item.speaker)} characters"
+    return None
+
+
+def account(file: File, messages: int, named: int, rejects: int, used: int) -> dict[str, Any]:
+    """A file's row of the report; every line is blank, begins a message or reject, or is structure and continuation."""
+    lines = file.text.count("\n") + 1
+    blank = sum(not line or line.isspace() for line in file.text.split("\n"))
+    row: dict[str, Any] = {
+        "file": file.name,
+        "format": file.format.name,
+        "format_why": file.why,
+        "encoding": file.decoded.encoding,
+        "encoding_why": file.decoded.why,
+        "lines": lines,
+        "blank_lines": blank,
+        "message_lines": used,
+        "structure_lines": lines - blank - used,
+        "messages": messages,
+        "named": named,
+        "rejects": rejects,
+    }
+    if file.decoded.bad_bytes:
+        row["bad_bytes"] = [place._asdict() for place in file.decoded.bad_bytes]
+    if file.decoded.mojibake_lines:
+        row["mojibake_repaired"] = len(file.decoded.mojibake_lines)
+    if not named:
+        row["note"] = f"nobody is named: either `{file.format.name}` names no speakers, or extract.format is wrong for this file"
+    return row
+
+
+# --- the report
+
+
+def report(tally: Tally) -> dict[str, Any]:
+    """What a user looks at to fix the alias map; holds no script text."""
+    totals = Counter[str]()
+    for row in tally.files:
+        totals.update({key: value for key, value in row.items() if isinstance(value, int)})
+    return {
+        "totals": dict(totals),
+        "kinds": dict(sorted(tally.kinds.items())),
+        "speakers": speakers(tally),
+        "suspicious": suspicious({name: kinds.total() for name, kinds in tally.speakers.items()}),
+        "rejects": [{key: row[key] for key in ("file", "line", "reason")} for row in tally.rejects],
+        "skipped": tally.skipped,
+        "files": tally.files,
+    }
+
+
+def speakers(tally: Tally) -> list[dict[str, Any]]:
+    """Names by count."""
+    ranked = sorted(tally.speakers.items(), key=lambda entry: (-entry[1].total(), entry[0]))
+    return [{"name": name, "lines": kinds.total(), **dict(sorted(kinds.items()))} for name, kinds in ranked]
+
+
+def suspicious(counts: dict[str, int]) -> list[dict[str, Any]]:
+    """Rare names that are one edit from, or part of, a name with more lines: typos and unnamed phases."""
+    found = []
+    for name, count in sorted(counts.items()):
+        larger = sorted(other for other in counts if counts[other] > 2 * count)
+        near = {other for other, _, _ in process.extract(name, larger, scorer=Levenshtein.distance, score_cutoff=1, limit=None)}
+        near = {other for other in near if len(name) > 1}
+        near |= {other for other in larger if len(other) > 1 and (other in name or (len(name) > 1 and name in other))}
+        if near:
+            found.append({"name": name, "lines": count, "near": sorted(near)})
+    return found
+
+
+# --- the folder
+
+
+def find_sources(root: Path, tally: Tally) -> list[Source]:
+    """The script files under `root`, in the order of their names; what is not one is listed with its reason."""
+    if not root.is_dir():
+        raise InputError(f"expected the folder {root} (extract.source), found none\nhint: put the script text there")
+    sources = []
+    for path in sorted(root.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = path.relative_to(root).as_posix()
+        if reason := not_script(path, root):
+            tally.skipped.append({"file": name, "reason": reason})
+        else:
+            sources.append(Source(name, path.read_bytes))
+    if not sources:
+        raise InputError(f"expected script files in {root} (extract.source), found none among {len(tally.skipped)} files")
+    return sources
+
+
+def not_script(path: Path, root: Path) -> str | None:
+    """Why a file is left alone, if it is."""
+    if any(part.startswith(".") for part in path.relative_to(root).parts):
+        return "hidden"
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        return "a link that leaves the source folder"
+    if not path.is_file():
+        return "not a plain file"
+    if path.suffix.lower() == ".doc":
+        return "old Word format: save it as .docx"
+    if path.suffix.lower() in NOT_SCRIPT:
+        return f"suffix {path.suffix.lower()}"
+    size = path.stat().st_size
+    if size == 0:
+        return "empty"
+    return f"{size >> 20} MB, over {LARGEST_FILE >> 20} MB" if size > LARGEST_FILE else None
+
+
+def main() -> None:
+    params = load_params("extract", ExtractParams)
+    tally = Tally()
+    sources = find_sources(Path(params.source), tally)
+    count = write_jsonl(LINES, extract(sources, params, tally))
+    write_json(REPORT, report(tally))
+    write_jsonl(REJECTS, tally.rejects)
+    named = sum(row["named"] for row in tally.files)
+    print(f"extract: {len(sources)} files, {count} messages, {named} of them named, {len(tally.rejects)} rejects")
+
+
+if __name__ == "__main__":
+    run(main)
