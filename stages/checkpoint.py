@@ -1,0 +1,69 @@
+"""Checkpoints that survive kill -9: one folder a training, locked while in use; only sealed checkpoints count.
+
+checkpoints/<fingerprint>/lock             held by the running trainer, names its process
+checkpoints/<fingerprint>/checkpoint-40/   sealed: complete and on disk
+checkpoints/<fingerprint>/checkpoint-60/   without its seal: was being written when the process died; removed
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stages.records import InputError
+
+SEAL = "sealed"
+
+
+def fingerprint(parts: Mapping[str, Any]) -> str:
+    """A short name for everything that decides the adapter's bytes; parts must be plain JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process, which makes it; raises InputError naming the process that holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise InputError(
+                f"this very training already runs, as process {lock.read().strip()} (it holds {folder})\n"
+                "hint: wait for it, or end it with `kill`; this one then goes on from its last checkpoint"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def seal(checkpoint: Path) -> None:
+    """Put the checkpoint's files on disk, then mark it complete."""
+    for path in (*sorted(checkpoint.iterdir()), checkpoint):
+        _sync(path)
+    (checkpoint / SEAL).touch()
+    _sync(checkpoint)
+
+
+def newest(folder: Path) -> Path | None:
+    """The sealed checkpoint of the highest step; unsealed ones are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in found:
+        if not (path / SEAL).exists():
+            shutil.rmtree(path)
+    return next((path for path in reversed(found) if path.exists()), None)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

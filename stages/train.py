@@ -1,0 +1,495 @@
+"""processed/dataset/ (train.jsonl, validation.jsonl, character.json) -> models/adapter/ (LoRA) and reports/train.tsv.
+
+One dialogue is one sample, every `learn` turn in it a label. Equal inputs on one machine give equal bytes, killed and
+resumed or not. `python -m stages.train --plan` says what fits a GPU, from the model's configuration alone.
+"""
+
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from tqdm import tqdm
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from stages.base_model import load_base, lora_targets
+from stages.checkpoint import fingerprint, locked, newest, seal
+from stages.cli import run
+from stages.conversation import label_ids, split_long
+from stages.packed import IGNORE, Layout, Sample, choose_layout, install
+from stages.params import load_params
+from stages.records import InputError, write_json
+
+DATASET = Path("processed/dataset")
+ADAPTER = Path("models/adapter")
+CURVES = Path("reports/train.tsv")
+CHECKPOINTS = Path("checkpoints")  # in $DVC_ROOT, so that `dvc exp run --temp` finds them too
+COLUMNS = ("step", "epoch", "train_loss", "validation_bits_per_character")
+DECODING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+SPLITS = ("train", "validation")
+SAVE_SECONDS = 60.0  # between checkpoints within an epoch; decides no byte of the adapter
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    """The `train` section of params.yaml."""
+
+    base_model: str
+    revision: str | None
+    quantize: str
+    rank: int
+    alpha: int
+    dropout: float
+    rslora: bool
+    dora: bool
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    warmup: float
+    weight_decay: float
+    max_grad_norm: float
+    max_length: int
+    patience: int
+    gradient_checkpointing: bool
+    seed: int
+    decoding: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """One split, encoded: its samples, and what is counted while they are made."""
+
+    samples: list[Sample]
+    turns: int
+    lost: int
+    characters: int
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, context included."""
+        return sum(len(sample.ids) for sample in self.samples)
+
+    @property
+    def supervised(self) -> int:
+        """Tokens with a label."""
+        return sum(label != IGNORE for sample in self.samples for label in sample.labels)
+
+
+# --- data
+
+
+def read_lessons(path: Path, tokenizer: Any, max_length: int) -> Lessons:
+    """Encode a split; a dialogue without a turn to learn is left out, one longer than max_length is split."""
+    if not path.is_file():
+        raise InputError(f"expected {path}, found no such file\nhint: `dvc repro format` writes it")
+    samples, learned, lost, characters = [], 0, 0, 0
+    for messages in _read(path):
+        replies = [m["content"] for m in messages if m["role"] == "assistant" and m["learn"] is not False]
+        split = split_long(tokenizer, messages, max_length) if replies else None
+        learned += len(replies)
+        characters += sum(map(len, replies))
+        lost += split.lost if split else 0
+        samples += [Sample(ids, label_ids(tokenizer, ids, learn)) for ids, learn in (split.samples if split else ())]
+    return Lessons(samples, learned, lost, characters)
+
+
+def _read(path: Path) -> list[list[dict[str, Any]]]:
+    if not path.stat().st_size:
+        return []
+    with tempfile.TemporaryDirectory() as cache:
+        rows = datasets.Dataset.from_json(str(path), cache_dir=cache, keep_in_memory=True)
+        return [row["messages"] for row in rows]
+
+
+def fill(samples: Sequence[Sample], batch_size: int) -> list[Sample]:
+    """Add empty samples up to whole batches: any number of processes then sees the same batches."""
+    return [*samples, *[Sample([], [])] * (-len(samples) % batch_size)]
+
+
+# --- the trainer
+
+
+class DialogueTrainer(Trainer):
+    """Trainer whose loss is summed over a batch's supervised tokens and divided by those of all processes."""
+
+    loss_is_scaled_for_ga = True
+    step_tokens = 0
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """This process's share of the mean loss a token; DDP averages the shares, hence the factor."""
+        self.step_tokens = int(num_items_in_batch)
+        return model(**inputs)["loss"] * (self.accelerator.num_processes / max(1, self.step_tokens))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Bits a character over the validation lessons, each process taking its share."""
+        lessons: Lessons = self.eval_dataset
+        self.model.eval()
+        nats = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        size = self.args.per_device_train_batch_size
+        batches = [lessons.samples[i : i + size] for i in range(0, len(lessons.samples), size)]
+        with torch.no_grad():
+            for batch in batches[self.args.process_index :: self.args.world_size]:
+                nats += self.model(**self._prepare_inputs(self.data_collator(batch)))["loss"]
+        nats = self.accelerator.reduce(nats, "sum").item()
+        metrics = {"eval_bits_per_character": nats / math.log(2) / lessons.characters}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class Keeper(TrainerCallback):
+    """Seals checkpoints, makes one now and then within an epoch, ends the training when validation gets no better."""
+
+    def __init__(self, patience: int, steps_an_epoch: int) -> None:
+        self.patience, self.steps_an_epoch = patience, steps_an_epoch
+        self.saved = time.monotonic()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # Not at an epoch's last step: its evaluation is still to come, and would be missed by who resumes from here.
+        if state.global_step % self.steps_an_epoch and time.monotonic() - self.saved >= SAVE_SECONDS:
+            control.should_save = True
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        bits = [entry["eval_bits_per_character"] for entry in state.log_history if "eval_bits_per_character" in entry]
+        if self.patience and len(bits) - 1 - bits.index(min(bits)) >= self.patience:
+            # No checkpoint of the end: who resumes from an earlier one comes to the same end.
+            control.should_training_stop, control.should_save = True, False
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.should_save:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self.saved = time.monotonic()
+
+
+class Progress(TrainerCallback):
+    """One bar on a terminal, a line every tenth elsewhere; the curves file grows with it."""
+
+    def __init__(self, trainer: DialogueTrainer, curves: Path) -> None:
+        self.trainer, self.curves, self.tokens = trainer, curves, 0
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.started, self.first = time.monotonic(), state.global_step
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            desc="train",
+            disable=not (state.is_world_process_zero and sys.stderr.isatty()),
+        )
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero and ("loss" in logs or "eval_bits_per_character" in logs):
+            write_curves(self.curves, state.log_history)
+            self._report(state, logs)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.close()
+
+    def _report(self, state: TrainerState, logs: dict[str, float]) -> None:
+        if "loss" not in logs:
+            say(
+                self.trainer.args,
+                f"epoch {state.epoch or 0:.0f}: {logs['eval_bits_per_character']:.3f} bits a character in validation",
+            )
+            return
+        self.tokens += self.trainer.step_tokens
+        rate = self.tokens / (time.monotonic() - self.started)
+        self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {rate:.0f} supervised tokens/s", refresh=False)
+        self.bar.update()
+        step, total = state.global_step, state.max_steps
+        if self.bar.disable and step * 10 // total > (step - 1) * 10 // total:
+            left = (time.monotonic() - self.started) / (step - self.first) * (total - step)
+            say(
+                self.trainer.args,
+                f"step {step} of {total}, loss {logs['loss']:.3f}, {rate:.0f} supervised tokens/s, {left:.0f} s left",
+            )
+
+
+def write_curves(path: Path, history: list[dict[str, float]]) -> None:
+    """The TSV of the curves; a validation value stands in the row of its step. No times: equal runs, equal bytes."""
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        if "loss" in entry or "eval_bits_per_character" in entry:
+            row = rows.setdefault(entry["step"], {"step": entry["step"], "epoch": f"{entry.get('epoch') or 0:.4f}"})
+            row |= {"train_loss": f"{entry['loss']:.6f}"} if "loss" in entry else {}
+            if "eval_bits_per_character" in entry:
+                row["validation_bits_per_character"] = f"{entry['eval_bits_per_character']:.6f}"
+    lines = ["\t".join(COLUMNS), *("\t".join(str(row.get(name, "")) for name in COLUMNS) for row in rows.values())]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".partial")
+    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+# --- the parts of a training
+
+
+def make_arguments(params: TrainParams) -> TrainingArguments:
+    """The Trainer's settings; processes and accumulation come from the environment and change no batch."""
+    cpu = not torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(CHECKPOINTS),
+        num_train_epochs=params.epochs,
+        gradient_accumulation_steps=int(os.environ.get("TRAIN_ACCUMULATION", "1")),
+        learning_rate=params.learning_rate,
+        lr_scheduler_type=params.schedule,
+        warmup_steps=params.warmup,
+        weight_decay=params.weight_decay,
+        max_grad_norm=params.max_grad_norm,
+        activation_checkpointing=params.gradient_checkpointing,
+        seed=params.seed,
+        data_seed=params.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=3,
+        load_best_model_at_end=params.patience > 0,
+        metric_for_best_model="bits_per_character",
+        greater_is_better=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not cpu,
+        ddp_find_unused_parameters=False,
+        ddp_backend="gloo" if cpu and "RANK" in os.environ else None,
+        use_cpu=cpu,
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would mean DataParallel
+    ways = arguments.world_size * arguments.gradient_accumulation_steps
+    if params.batch_size % ways:
+        raise InputError(
+            f"params.yaml: `train.batch_size`: expected a multiple of {ways} (processes times TRAIN_ACCUMULATION), "
+            f"got {params.batch_size}"
+        )
+    arguments.per_device_train_batch_size = params.batch_size // ways
+    return arguments
+
+
+def add_lora(model: PreTrainedModel, params: TrainParams) -> PeftModel:
+    """The frozen base with fresh fp32 LoRA weights on its projections."""
+    set_seed(params.seed)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=params.base_model,
+        revision=params.revision,
+        target_modules=lora_targets(model),
+        r=params.rank,
+        lora_alpha=params.alpha,
+        lora_dropout=params.dropout,
+        use_rslora=params.rslora,
+        use_dora=params.dora,
+    )
+    adapted = get_peft_model(model, config)
+    config.base_model_name_or_path = params.base_model
+    return adapted
+
+
+def make_trainer(
+    model: PeftModel, layout: Layout, params: TrainParams, arguments: TrainingArguments, train: Lessons, check: Lessons
+) -> DialogueTrainer:
+    """A quiet Trainer over both splits."""
+    if not check.samples:
+        arguments.eval_strategy = "no"
+    trainer = DialogueTrainer(
+        model=model,
+        args=arguments,
+        data_collator=layout.collate,
+        train_dataset=fill(train.samples, params.batch_size),
+        eval_dataset=check,
+        callbacks=[Keeper(params.patience, -(-len(train.samples) // params.batch_size))],
+    )
+    trainer.model_accepts_loss_kwargs = True  # counts the labels of the whole optimiser batch for compute_loss
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def save_adapter(model: PeftModel, tokenizer: Any, card: dict[str, Any], target: Path) -> None:
+    """Write the adapter folder aside, then put it in place whole."""
+    aside = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    (aside / "README.md").unlink()  # PEFT's empty form
+    config = json.loads((aside / "adapter_config.json").read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # a set before: its order changes from run to run
+    write_json(aside / "adapter_config.json", config)
+    (aside / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
+    write_json(aside / "character.json", card)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+
+
+# --- words
+
+
+def be_quiet() -> None:
+    """No bars and notices but our own."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)  # PEFT 0.21 asks by the old name
+
+
+def say(arguments: TrainingArguments, *lines: str) -> None:
+    """Lines to stderr, from the main process alone."""
+    if arguments.process_index == 0:
+        for line in lines:
+            tqdm.write(f"train: {line}", file=sys.stderr)
+
+
+def describe(train: Lessons, check: Lessons, params: TrainParams, model: PeftModel) -> str:
+    """What will be learned, and what to expect of it."""
+    weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return (
+        f"{train.turns:,} turns to learn in {len(train.samples):,} samples, {train.lost} lost; "
+        f"{train.supervised:,} of {train.tokens:,} tokens supervised; {check.turns:,} turns in validation\n"
+        f"train: {params.epochs} epochs of {-(-len(train.samples) // params.batch_size)} steps; "
+        f"{weights:,} weights to train, {weights / train.supervised:,.0f} a token; {advise(train.supervised, params)}"
+    )
+
+
+def advise(supervised: int, params: TrainParams) -> str:
+    """Where over-fitting is to be expected, judged by the token visits that the one measured training needed to peak.
+
+    15,827 tokens, rank 16, learning rate 3e-4: best after 2 epochs, worse from the third on. More text peaks later.
+    """
+    peak = 2 * max(1.0, (supervised / 15_827) ** 0.25) * (3e-4 / params.learning_rate)
+    if params.epochs <= peak + 0.5:
+        return f"over-fitting is not expected before epoch {math.ceil(peak)}"
+    return f"over-fitting is likely after epoch {max(1, round(peak))}: watch the validation, or set train.patience: 1"
+
+
+def environment(arguments: TrainingArguments, layout: Layout, model: PreTrainedModel) -> dict[str, Any]:
+    """All that decides the last bits of a result beside code, data and parameters."""
+    packages = ("torch", "transformers", "peft", "accelerate", "tokenizers")
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "dtype": str(model.dtype),
+        "layout": [layout.name, layout.attention],
+        "threads": torch.get_num_threads(),
+        "processes": arguments.world_size,
+        "accumulation": arguments.gradient_accumulation_steps,
+        "python": platform.python_version(),
+        **{name: sys.modules[name].__version__ for name in packages},
+    }
+
+
+def model_traits(model: PreTrainedModel) -> dict[str, Any]:
+    """The base model by its configuration and the first values of every tensor."""
+    weights = {name: weight.flatten()[:8].float().tolist() for name, weight in model.named_parameters()}
+    return {"config": model.config.to_diff_dict(), "weights": weights}
+
+
+def name_training(params: TrainParams, facts: dict[str, Any], base: PreTrainedModel, *lessons: Lessons) -> str:
+    """The fingerprint of all that decides the adapter's bytes."""
+    files = {name: module.__file__ for name, module in sys.modules.items() if name.startswith("stages.")}
+    code = {name: Path(file).read_text(encoding="utf-8") for name, file in files.items()}
+    data = [split.samples for split in lessons]
+    return fingerprint({"params": asdict(params), "facts": facts, "code": code, "data": data, **model_traits(base)})
+
+
+# --- the stage
+
+
+def make_deterministic() -> None:
+    """Kernels whose result does not depend on timing."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # it only finds bugs, and costs a pass over every buffer
+    )
+
+
+def check_params(params: TrainParams) -> None:
+    """The values must be ones we can keep a promise about."""
+    if params.quantize not in ("none", "nf4"):
+        raise InputError(f"params.yaml: `train.quantize`: expected none or nf4, got {params.quantize!r}")
+    if params.quantize == "nf4" and not torch.cuda.is_available():
+        raise InputError("params.yaml: `train.quantize: nf4` needs an NVIDIA GPU, found none\nhint: set it to none")
+    if sorted(params.decoding) != sorted(DECODING):
+        raise InputError(f"params.yaml: `train.decoding`: expected the keys {DECODING}, got {tuple(params.decoding)}")
+
+
+def train(params: TrainParams, dataset: Path, adapter: Path, curves: Path, checkpoints: Path) -> None:
+    """Train and write the adapter folder and the curves; goes on where an equal training was killed."""
+    arguments = make_arguments(params)
+    make_deterministic()
+    quantize = None if params.quantize == "none" else params.quantize
+    base, tokenizer = load_base(params.base_model, revision=params.revision, quantize=quantize)
+    lessons, check = (read_lessons(dataset / f"{split}.jsonl", tokenizer, params.max_length) for split in SPLITS)
+    require_turns(lessons, check, params)
+    layout = choose_layout(base)
+    facts = environment(arguments, layout, base)
+    folder = checkpoints / name_training(params, facts, base, lessons, check)
+    model = add_lora(base, params)
+    install(base)
+    say(arguments, describe(lessons, check, params, model), f"{layout.name} rows, {facts['dtype']}, {facts['device']}")
+    arguments.output_dir = str(folder)
+    with locked(folder) if arguments.process_index == 0 else nullcontext():
+        fit(make_trainer(model, layout, params, arguments, lessons, check), curves)
+        if arguments.process_index == 0:
+            save_adapter(model, tokenizer, make_card(dataset, params), adapter)
+            write_json(checkpoints / "last_run.json", facts)
+            shutil.rmtree(folder)
+
+
+def fit(trainer: DialogueTrainer, curves: Path) -> None:
+    """Train to the end, from the newest sealed checkpoint if there is one."""
+    arguments = trainer.args
+    with arguments.main_process_first():
+        resume = newest(Path(arguments.output_dir))
+    arguments.eval_on_start = resume is None and arguments.eval_strategy != "no"
+    trainer.add_callback(Progress(trainer, curves))
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+
+
+def require_turns(lessons: Lessons, check: Lessons, params: TrainParams) -> None:
+    """There must be something to learn, and something to stop by."""
+    if not lessons.samples:
+        raise InputError("the train split has no turn to learn\nhint: reports/filter.json and denoise.json say why")
+    if params.patience and not check.samples:
+        raise InputError("`train.patience` needs a validation split, which has no turn\nhint: set it to 0")
+
+
+def make_card(dataset: Path, params: TrainParams) -> dict[str, Any]:
+    """What a front needs beside the weights."""
+    card = json.loads((dataset / "character.json").read_text(encoding="utf-8"))
+    return card | {"base_model": params.base_model, "revision": params.revision, "decoding": params.decoding}
+
+
+def main() -> None:
+    be_quiet()
+    params = load_params("train", TrainParams)
+    check_params(params)
+    train(params, DATASET, ADAPTER, CURVES, Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,358 @@
+"""Training as a stage: the folder it writes, the same bytes each time, and the same bytes after any kill -9."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
+
+import stages.train
+from stages.checkpoint import locked, newest, seal
+from stages.params import load_params
+from stages.records import InputError, write_json, write_jsonl
+from stages.train import IGNORE, TrainParams, advise, fill, read_lessons, train, write_curves
+
+SAID = ("我是高性能的机器人！", "夏生先生，今天吃什么？", "早上好，亚托莉。", "海边的风很舒服。", "嗯……（低下头）")
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+)
+CONTROL = ["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+
+
+def make_tokenizer():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        SAID,
+        trainers.BpeTrainer(vocab_size=300, special_tokens=CONTROL, initial_alphabet=alphabet, show_progress=False),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        extra_special_tokens=CONTROL[3:],
+    )
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def make_base(folder):
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder)
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=8,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"],
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def dialogues(count, seed):
+    rng = random.Random(seed)
+    for number in range(count):
+        messages = [{"role": "system", "content": "你是亚托莉。"}]
+        for turn in range(rng.randint(1, 3)):
+            messages.append({"role": "user", "content": rng.choice(SAID)})
+            messages.append(
+                {"role": "assistant", "content": rng.choice(SAID), "learn": turn == 0 or rng.random() < 0.8}
+            )
+        yield {"id": str(number), "messages": messages}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A working folder with a tiny base and a tiny data set."""
+    folder = tmp_path_factory.mktemp("work")
+    make_base(folder / "base")
+    for split, count in (("train", 21), ("validation", 4)):
+        write_jsonl(folder / "dataset" / f"{split}.jsonl", dialogues(count, split))
+    card = {"character": "亚托莉", "partner": "夏生", "persona": "你是亚托莉。", "user_name": "夏生"}
+    write_json(folder / "dataset" / "character.json", card)
+    return folder
+
+
+@pytest.fixture
+def params(work):
+    defaults = load_params("train", TrainParams, Path(__file__).parents[1] / "params.yaml")
+    return replace(defaults, base_model=str(work / "base"), epochs=2, batch_size=4, rank=4, dropout=0.2)
+
+
+def run(work, params, out):
+    stages.train.be_quiet()
+    with contextlib.redirect_stderr(open(os.devnull, "w")):
+        train(params, work / "dataset", out / "adapter", out / "train.tsv", out / "checkpoints")
+
+
+def written(out):
+    files = [*(out / "adapter").iterdir(), out / "train.tsv"]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_training_writes_a_stock_adapter_and_all_that_a_front_needs(work, params, tmp_path):
+    run(work, params, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "character.json",
+        "chat_template.jinja",
+    ]
+    card = json.loads((tmp_path / "adapter" / "character.json").read_text())
+    assert list(card) == ["character", "partner", "persona", "user_name", "base_model", "revision", "decoding"]
+    assert (tmp_path / "adapter" / "chat_template.jinja").read_text() == TEMPLATE
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(config["target_modules"]) and "q_proj" in config["target_modules"]
+    base = AutoModelForCausalLM.from_pretrained(work / "base")
+    PeftModel.from_pretrained(base, tmp_path / "adapter")
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert all(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name), "not trained"
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()], "checkpoints are left behind"
+
+
+def test_the_loss_falls_and_the_curves_say_so(work, params, tmp_path):
+    run(work, replace(params, epochs=6, learning_rate=1e-2), tmp_path)
+    head, *rows = [line.split("\t") for line in (tmp_path / "train.tsv").read_text().splitlines()]
+    assert head == ["step", "epoch", "train_loss", "validation_bits_per_character"]
+    assert [int(row[0]) for row in rows] == list(range(37))
+    assert rows[0][2] == "" and rows[0][3], "the first row is the base model's"
+    assert [row[0] for row in rows if row[3]] == ["0", "6", "12", "18", "24", "30", "36"]
+    assert float(rows[-1][2]) < float(rows[1][2]) and float(rows[-1][3]) < float(rows[0][3])
+
+
+def test_two_runs_give_the_same_bytes(work, params, tmp_path):
+    for name in "ab":
+        run(work, params, tmp_path / name)
+    assert written(tmp_path / "a") == written(tmp_path / "b")
+
+
+def test_accumulation_changes_the_result_by_rounding_alone(work, params, tmp_path, monkeypatch):
+    params = replace(params, dropout=0.0)
+    run(work, params, tmp_path / "one")
+    monkeypatch.setenv("TRAIN_ACCUMULATION", "4")
+    run(work, params, tmp_path / "four")
+    one, four = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "four"))
+    assert max((one[name] - four[name]).norm() / one[name].norm() for name in one) < 0.05  # bf16
+
+
+@pytest.mark.parametrize("changes", [{"dora": True}, {"rslora": True}, {"gradient_checkpointing": True}], ids=str)
+def test_each_option_trains(changes, work, params, tmp_path):
+    run(work, replace(params, epochs=1, **changes), tmp_path)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_gradient_checkpointing_changes_no_byte(work, params, tmp_path):
+    for name, flag in (("without", False), ("with", True)):
+        run(work, replace(params, gradient_checkpointing=flag), tmp_path / name)
+    assert written(tmp_path / "without") == written(tmp_path / "with")
+
+
+def test_patience_stops_early_and_keeps_the_best_epoch(work, params, tmp_path):
+    run(work, replace(params, epochs=30, learning_rate=0.3, patience=1), tmp_path)
+    rows = [line.split("\t") for line in (tmp_path / "train.tsv").read_text().splitlines()[1:]]
+    bits = [float(row[3]) for row in rows if row[3]]
+    assert len(bits) < 31 and bits[-1] > min(bits)
+    assert bits.index(min(bits)) == len(bits) - 2
+
+
+# --- data
+
+
+def test_every_learned_turn_is_supervised_once_with_its_end_and_nothing_else(work):
+    tokenizer = make_tokenizer()
+    path = work / "dataset" / "train.jsonl"
+    rows = [json.loads(line)["messages"] for line in path.read_text().splitlines()]
+    wanted = [m["content"] + "<end_of_turn>" for row in rows for m in row if m.get("learn")]
+    lessons = read_lessons(path, tokenizer, 2048)
+    labels = [tokenizer.decode([i for i in sample.labels if i != IGNORE]) for sample in lessons.samples]
+    assert "".join(labels) == "".join(wanted)
+    assert (lessons.turns, lessons.lost, lessons.characters) == (
+        len(wanted),
+        0,
+        sum(len(text) - len("<end_of_turn>") for text in wanted),
+    )
+
+
+def test_a_turn_that_fits_in_no_sample_is_counted_as_lost(work):
+    lessons = read_lessons(work / "dataset" / "train.jsonl", make_tokenizer(), 16)
+    assert lessons.lost > 0
+
+
+def test_samples_are_filled_to_whole_batches():
+    assert [len(sample.ids) for sample in fill(["x" and stages.train.Sample([1], [1])] * 5, 4)] == [1] * 5 + [0] * 3
+
+
+def test_the_adviser_expects_over_fitting_where_it_was_measured(params):
+    measured = replace(params, epochs=3, learning_rate=3e-4)
+    assert "likely after epoch 2" in advise(15_827, measured)
+    assert "not expected" in advise(10_000_000, measured)
+
+
+def test_curves_hold_no_times(tmp_path):
+    history = [{"loss": 1.5, "epoch": 0.5, "step": 1}, {"train_runtime": 3.25, "step": 1}]
+    write_curves(tmp_path / "train.tsv", history)
+    assert (tmp_path / "train.tsv").read_text().splitlines()[1:] == ["1\t0.5000\t1.500000\t"]
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantize": "int3"}, "expected none or nf4"),
+        ({"decoding": {"temperature": 1}}, "train.decoding"),
+        pytest.param(
+            {"quantize": "nf4"},
+            "needs an NVIDIA GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_named(changes, message, params):
+    with pytest.raises(InputError, match=message):
+        stages.train.check_params(replace(params, **changes))
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(params, monkeypatch):
+    monkeypatch.setenv("TRAIN_ACCUMULATION", "3")
+    with pytest.raises(InputError, match="multiple of 3"):
+        stages.train.make_arguments(params)
+
+
+def test_a_second_trainer_is_told_which_process_holds_the_checkpoints(tmp_path):
+    with locked(tmp_path), pytest.raises(InputError, match=f"process {os.getpid()}"), locked(tmp_path):
+        pass
+
+
+# --- kill -9
+
+
+def test_only_a_sealed_checkpoint_counts_and_an_unsealed_one_is_removed(tmp_path):
+    for step in (9, 10, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "weights").touch()
+    seal(tmp_path / "checkpoint-9")
+    seal(tmp_path / "checkpoint-10")
+    assert newest(tmp_path) == tmp_path / "checkpoint-10"
+    assert not (tmp_path / "checkpoint-11").exists()
+
+
+def child(work, params, out):
+    """A training that saves at each step, in a process of its own."""
+    torch.set_num_threads(1)
+    stages.train.SAVE_SECONDS = 0
+    run(work, params, out)
+
+
+@pytest.fixture(scope="module")
+def spawn():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return lambda *args: context.Process(target=child, args=args)
+
+
+def finish(process):
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def unsealed(out):
+    return [path for path in out.glob("checkpoints/*/checkpoint-*") if not (path / "sealed").exists()]
+
+
+def kill_in_a_save(process, out, rng):
+    """Start it, wait until a new checkpoint is being written, and kill it a moment later; false if it ended before."""
+    process.start()
+    before = set(unsealed(out))
+    while process.is_alive() and not set(unsealed(out)) - before:
+        time.sleep(0.0005)
+    time.sleep(rng.uniform(0, 0.01))
+    process.kill()
+    process.join()
+    return process.exitcode != 0
+
+
+def kill_after(process, seconds):
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+    return process.exitcode != 0
+
+
+def test_killed_while_it_writes_a_checkpoint_and_resumed_gives_the_same_bytes(work, params, tmp_path, spawn):
+    finish(spawn(work, params, tmp_path / "whole"))
+    rng = random.Random(1)
+    kills = [kill_in_a_save(spawn(work, params, tmp_path / "killed"), tmp_path / "killed", rng) for _ in range(2)]
+    finish(spawn(work, params, tmp_path / "killed"))
+    assert all(kills)
+    assert written(tmp_path / "killed") == written(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patience", [0, 2])
+def test_killed_at_twenty_moments_and_resumed_gives_the_same_bytes(patience, work, params, tmp_path, spawn):
+    params = replace(params, epochs=4, patience=patience)
+    started = time.monotonic()
+    finish(spawn(work, params, tmp_path / "whole"))
+    duration, rng, out = time.monotonic() - started, random.Random(patience), tmp_path / "killed"
+    kills = torn = ended = 0
+    while kills < 20:
+        again = spawn(work, params, out)
+        killed = kill_in_a_save(again, out, rng) if rng.random() < 0.5 else kill_after(again, rng.uniform(0, duration))
+        kills += killed
+        torn += bool(unsealed(out))
+        if not killed:
+            ended += 1
+            assert written(out) == written(tmp_path / "whole")
+    finish(spawn(work, params, out))
+    assert written(out) == written(tmp_path / "whole")
+    assert torn >= 4, "too few kills met a checkpoint being written"
+
+
+# --- several processes
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradients_of_one(work, params, tmp_path):
+    script = Path(__file__).parent / "two_processes.py"
+    single = [sys.executable, str(script), str(work), str(tmp_path / "one.pt")]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    for command, said in (
+        (single, "1 processes, 4 dialogues"),
+        ([*launch, *single[1:3], str(tmp_path / "two.pt")], "2 processes, 2 dialogues"),
+    ):
+        result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        assert said in result.stdout
+    one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+    assert max(((one[name] - two[name]).norm() / one[name].norm()).item() for name in one) < 1e-5
