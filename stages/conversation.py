@@ -1,6 +1,6 @@
 """The one way a conversation becomes tokens: for training, evaluation, chat and serving alike.
 
-In: messages `{role, content, learn?}` and a tokenizer with a chat template. Out: token ids, and which of them are labels.
+In: messages `{role, content, learn?}` and a tokenizer with a chat template. Out: token ids, and which are labels.
 Text never becomes a control token. Nothing here imports torch or transformers, so that a data stage may use it.
 """
 
@@ -80,8 +80,8 @@ def encode_supervised(tokenizer: Any, messages: Sequence[Message]) -> Sample:
     """Token ids of a dialogue up to its last reply, and which of them are labels.
 
     Labels are the tokens of every assistant turn whose `learn` is not false, its end-of-turn token included; each reply
-    stands behind the prompt that a front would send. Where a template closes a reply with nothing (Baichuan2, GLM-4) the
-    next role token closes it, and end-of-text the last one; `label_ids` says what such a token must predict.
+    stands behind the prompt that a front would send. Where a template closes a reply with nothing (Baichuan2, GLM-4),
+    the next role token closes it, and end-of-text the last one; `label_ids` says what such a token must predict.
     """
     known = controls(tokenizer)
     ids: list[int] = []
@@ -104,7 +104,7 @@ def encode_supervised(tokenizer: Any, messages: Sequence[Message]) -> Sample:
 
 
 def label_ids(tokenizer: Any, ids: Sequence[int], supervised: Sequence[bool]) -> list[int]:
-    """What must be predicted at each position, -100 for nothing: the token itself, but end-of-text where a Baichuan role token stands."""
+    """The label of each position, -100 for none: the token itself, but end-of-text at a Baichuan role token."""
     roles = controls(tokenizer).roles
     return [
         -100 if not wanted else _end_of_text(tokenizer) if token in roles else token
@@ -148,7 +148,7 @@ def split_long(tokenizer: Any, messages: Sequence[Message], max_length: int) -> 
 
 
 def stop_ids(tokenizer: Any) -> list[int]:
-    """Ids that end a reply: end-of-text and every control token of the template (a role token means that the reply is over)."""
+    """Ids that end a reply: end-of-text, and every control token of the template, for a role token ends it too."""
     probe = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
     used = controls(tokenizer).ids.intersection(encode(tokenizer, probe, add_generation_prompt=True))
     return sorted(used | ({tokenizer.eos_token_id} - {None}))
@@ -251,7 +251,7 @@ def _tokenize(tokenizer: Any, text: str) -> list[int]:
 
 
 def _continue(tokenizer: Any, text: str, ids: list[int], more: str) -> list[int]:
-    """Ids of `more` behind `text`. Where a token would reach over the border, `more` is tokenised on its own, as a reply is generated."""
+    """Ids of `more` behind `text`; on its own, as a reply is generated, where a token would reach over the border."""
     whole = _tokenize(tokenizer, text + more)
     if whole[: len(ids)] == ids:
         return whole[len(ids) :]
@@ -283,8 +283,8 @@ _MOVES = (
 def _since(tokenizer: Any, turns: list[Message], number: int, replied: str, prompt: str) -> str:
     """What the prompt of reply `number` adds behind the reply before it.
 
-    Qwen3 takes the empty thought away from earlier replies; there it is what follows the earlier reply's words, less what
-    closed them.
+    Qwen3 takes the empty thought away from earlier replies; there it is what follows the earlier reply's words, less
+    what closed them.
     """
     if prompt.startswith(replied):
         return prompt[len(replied) :]
