@@ -1,0 +1,241 @@
+"""A pulled adapter folder in, nothing out: raises InputError before anything of it is loaded.
+
+Weights are safetensors, settings are those that the trainer writes, the base is the one that the card names.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from stages.params import read_section
+from stages.records import InputError
+
+CONFIG, CARD, WEIGHTS = "adapter_config.json", "character.json", "adapter_model.safetensors"
+FILES = (CONFIG, WEIGHTS, CARD, "chat_template.jinja")
+MAX_HEADER = 8 << 20  # bytes; 1,120 tensors (rank any, 80 layers, 7 projections) need 0.2 MB
+MAX_TEXT = 4 << 20  # bytes of a JSON or template file
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # where DVC's symlinks lead
+TENSOR = re.compile(r"base_model\.model\.[\w.]+\.lora_(A|B|magnitude_vector)(\.weight)?")
+MODULE = re.compile(r"\w+")
+CODE = (".py", ".pyc", ".so", ".sh", ".dll")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib")
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse the folder unless all of it is what `python -m stages.train` could have written."""
+    check_files(folder)
+    check_weights(folder / WEIGHTS)
+    config, card = read_object(folder / CONFIG), read_object(folder / CARD)
+    check_config(config, folder / CONFIG)
+    check_card(card, folder / CARD)
+    check_base(config, card, folder)
+
+
+def refuse(where: Path, expected: str, got: str) -> InputError:
+    """The error of an adapter that is not loaded."""
+    return InputError(
+        f"{where}: expected {expected}, got {got}; nothing of it was loaded\n"
+        "hint: `dvc pull --force models/adapter` fetches it anew; if it stays so, do not trust who sent it"
+    )
+
+
+# --- files
+
+
+def check_files(folder: Path) -> None:
+    """The four files, each a plain one, none of them missing and nothing beside them."""
+    if not folder.is_dir():
+        raise InputError(f"expected an adapter in {folder}, found no such folder\nhint: `dvc pull models/adapter`")
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() and not _stays(path, folder):
+            raise refuse(path, "a file of the folder", f"a link to {os.readlink(path)}")
+        if name not in FILES:
+            raise refuse(path, f"only {', '.join(FILES)}", _kind(path))
+        if not path.is_file():
+            raise refuse(path, "a plain file", "something else")
+        if name != WEIGHTS and path.stat().st_size > MAX_TEXT:
+            raise refuse(path, f"at most {MAX_TEXT:,} bytes", f"{path.stat().st_size:,}")
+    for name in FILES:
+        if not (folder / name).exists():
+            raise refuse(folder, f"a file {name}", "none")
+
+
+def _stays(link: Path, folder: Path) -> bool:
+    target = link.resolve()
+    return target.is_relative_to(folder.resolve()) or bool(CACHED.search(target.as_posix()))
+
+
+def _kind(path: Path) -> str:
+    kinds = {"a pickle, which can run any code": PICKLES, "code": CODE}
+    return next((kind for kind, ends in kinds.items() if path.suffix.lower() in ends), "another file")
+
+
+# --- weights
+
+
+def check_weights(path: Path) -> None:
+    """The safetensors header is small, fills the file exactly, and holds LoRA tensors alone."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise refuse(path, f"a safetensors header of at most {MAX_HEADER:,} bytes", f"one of {length:,}")
+        header = _parse(file.read(length), path)
+    header.pop("__metadata__", None)
+    spans = sorted(_span(name, entry, path) for name, entry in header.items())
+    ends = [0, *(end for _, end in spans)]
+    if not spans or [start for start, _ in spans] != ends[:-1] or ends[-1] != size - 8 - length:
+        raise refuse(path, "tensors that fill the file without gap or overlap", f"{len(spans)} that do not")
+
+
+def _span(name: str, entry: Any, path: Path) -> tuple[int, int]:
+    if not TENSOR.fullmatch(name):
+        raise refuse(path, "LoRA tensors alone", f"a tensor {name[:80]!r}")
+    match entry:
+        case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(start), int(end)]} if (
+            kind in ITEM_BYTES
+            and all(type(side) is int and side > 0 for side in shape)
+            and end - start == math.prod(shape) * ITEM_BYTES[kind]
+        ):
+            return start, end
+    raise refuse(path, f"floats of the stated shape for {name}", repr(entry)[:200])
+
+
+# --- settings
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object in which no key, at any depth, asks for code."""
+    value = _parse(path.read_bytes(), path)
+    for key in _keys(value):
+        if key in ("auto_map", "trust_remote_code"):
+            raise refuse(path, "settings alone", f"a key {key}, which loads code")
+    return value
+
+
+def _parse(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise refuse(path, "a JSON object", str(error)) from error
+    if not isinstance(value, dict):
+        raise refuse(path, "a JSON object", type(value).__name__)
+    return value
+
+
+def _keys(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [*value, *(key for child in value.values() for key in _keys(child))]
+    return [key for child in value for key in _keys(child)] if isinstance(value, list) else []
+
+
+def _number(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _text_or_null(value: Any) -> bool:
+    return value is None or _text(value)
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _modules(value: Any) -> bool:
+    """Names: a string would be a regular expression over all of the model."""
+    return isinstance(value, list) and bool(value) and all(_text(name) and MODULE.fullmatch(name) for name in value)
+
+
+def _decoding(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_number(0, 1 << 20), value.values()))
+
+
+# PEFT has settings that import modules (megatron_core, auto_mapping), unpickle files (corda_config, lora_ga_config)
+# or multiply layers (layer_replication). What is not listed here must be empty or the default.
+SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "peft_type": ("LORA", "LORA".__eq__),
+    "task_type": ("CAUSAL_LM", "CAUSAL_LM".__eq__),
+    "base_model_name_or_path": ("the name of a base model", _text),
+    "target_modules": ("a list of module names", _modules),
+    "r": ("a rank from 1 to 1024", _number(1, 1024)),
+    "lora_alpha": ("a number from 0 to 65536", _number(0, 65536)),
+    "lora_dropout": ("a share from 0 to 1", _number(0, 1)),
+    "revision": ("a commit or null", _text_or_null),
+    "peft_version": ("a version", _text),
+    "inference_mode": ("true or false", _flag),
+    "use_rslora": ("true or false", _flag),
+    "use_dora": ("true or false", _flag),
+}
+DEFAULTS = {"bias": "none", "init_lora_weights": True, "megatron_core": "megatron.core", "qalora_group_size": 16}
+CARD_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "character": ("a name", _text),
+    "partner": ("a name", _text),
+    "user_name": ("a name", _text),
+    "persona": ("a text", _text),
+    "base_model": ("the name of a base model", _text),
+    "decoding": ("numbers by name", _decoding),
+}
+
+
+def check_config(config: dict[str, Any], path: Path) -> None:
+    """Only LoRA settings that change no code, no files and no other layers."""
+    _check_fields(config, SETTINGS, path)
+    for key in sorted(config.keys() - SETTINGS.keys()):
+        if config[key] and config[key] != DEFAULTS.get(key):
+            raise refuse(path, f"no `{key}`", repr(config[key])[:200])
+
+
+def check_card(card: dict[str, Any], path: Path) -> None:
+    """What a front reads, and of the right type."""
+    _check_fields(card, CARD_FIELDS, path)
+
+
+def _check_fields(values: dict[str, Any], table: dict[str, tuple[str, Callable[[Any], bool]]], path: Path) -> None:
+    for key, (expected, fits) in table.items():
+        if key not in values or not fits(values[key]):
+            raise refuse(path, f"{expected} as `{key}`", repr(values.get(key))[:200])
+
+
+# --- base
+
+
+def check_base(config: dict[str, Any], card: dict[str, Any], folder: Path) -> None:
+    """Config and card name one base: a hub id, or a folder that the repository's owner chose."""
+    names = [config["base_model_name_or_path"], card["base_model"]]
+    revisions = [config.get("revision"), card.get("revision")]
+    if names[0] != names[1] or revisions[0] != revisions[1]:
+        raise refuse(
+            folder,
+            f"the base {names[1]!r} (revision {revisions[1]}) that {CARD} names",
+            f"an adapter for {names[0]!r} (revision {revisions[0]})",
+        )
+    if _leads_out(names[0]) and names[0] != _own_base():
+        raise InputError(
+            f"{folder}: expected a base model by hub id or by a path inside the repository, got {names[0]!r}; "
+            "nothing of it was loaded\n"
+            "hint: if that model is yours, set `train.base_model` in params.yaml to it"
+        )
+
+
+def _leads_out(name: str) -> bool:
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    absolute = posix.is_absolute() or windows.is_absolute() or bool(windows.drive) or name.startswith("~")
+    return absolute or ".." in (*posix.parts, *windows.parts)
+
+
+def _own_base() -> str | None:
+    """The base of this repository's params.yaml, which its owner chose; None outside of one."""
+    try:
+        return read_section("train").get("base_model")
+    except InputError:
+        return None
