@@ -1,0 +1,410 @@
+"""An adapter's folder in, her replies out: the one way that evaluation, chat and server make her speak.
+
+Replies come in batches: what all conversations begin with is computed once, and a finished reply leaves its batch.
+"""
+
+import json
+import random
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm import tqdm
+
+from stages.base_model import find_device, load_base
+from stages.conversation import encode, stop_ids
+from stages.records import InputError
+
+Message = dict[str, Any]
+Conversation = Sequence[Message]
+
+WEIGHTS = "adapter_model.safetensors"
+CARD, CONFIG, TEMPLATE = "character.json", "adapter_config.json", "chat_template.jinja"
+CARD_KEYS = ("character", "partner", "user_name", "persona", "base_model", "revision", "decoding")
+DECODING_KEYS = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+
+CONTEXT_TOKENS = 2048  # a conversation's memory: its oldest rounds are forgotten first
+BATCH = 32
+BATCH_TOKENS = 16384  # prompt tokens a batch, padding included
+CANDIDATES = 256  # the likeliest tokens that sampling ever looks at
+BLANK = 20  # tokens: how long a reply may put off its first word
+REPEAT_FREE, REPEAT_BASE = 2, 1.75  # tokens that may be said again, and how fast the price of a longer repeat grows
+
+
+@dataclass(frozen=True)
+class Character:
+    """A model with its adapter, its tokenizer, and what its folder says of her."""
+
+    model: PeftModel
+    tokenizer: Any
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen; the keys of the adapter's `decoding` and what a front may add.
+
+    temperature 0 is greedy. `repetition_penalty` lowers every token of the reply so far (Keskar et al. 2019),
+    `repeat_guard` a token that would go on repeating a sequence of the reply, the more the longer that is (DRY, from
+    text-generation-webui, 2024); 1 and 0 are off. `seed` None draws anew each time.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    repeat_guard: float = 0.8
+    seed: int | None = None
+
+
+class Reply(NamedTuple):
+    """A finished reply, how many tokens it took, and whether it ended by itself."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+@dataclass
+class Draft:
+    """A reply while its tokens arrive."""
+
+    index: int
+    dice: random.Random
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+
+
+# --- loading
+
+
+def load_character(folder: Path | str) -> Character:
+    """The character of an adapter's folder, in eval mode on the best device; fp32 where there is no GPU.
+
+    Raises InputError for weights that are not safetensors, and for an adapter that was made for another base.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    check_weights(folder, card)
+    dtype = "fp32" if find_device().type == "cpu" else "auto"
+    base, tokenizer = load_base(card["base_model"], revision=card["revision"], dtype=dtype)
+    if (folder / TEMPLATE).is_file():
+        tokenizer.chat_template = (folder / TEMPLATE).read_text(encoding="utf-8")
+    try:
+        model = PeftModel.from_pretrained(base, str(folder))
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(f"{folder}: expected an adapter for {card['base_model']}, got: {error}") from error
+    return Character(model.eval(), tokenizer, card)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """character.json; raises InputError if it or one of its keys is missing."""
+    path = folder / CARD
+    if not path.is_file():
+        raise InputError(f"expected {path}, found no such file\nhint: `dvc repro` trains it, `dvc pull` fetches it")
+    card = json.loads(path.read_text(encoding="utf-8"))
+    missing = [key for key in CARD_KEYS if key not in card]
+    if missing:
+        raise InputError(f"{path}: expected the keys {CARD_KEYS}, lacks {missing}\nhint: train again")
+    return card
+
+
+def check_weights(folder: Path, card: Mapping[str, Any]) -> None:
+    """Safetensors only, for this base and no other: a pickle could run code, another base would speak nonsense."""
+    if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
+        found = sorted(path.name for path in folder.iterdir())
+        raise InputError(f"{folder}: expected {WEIGHTS} and {CONFIG}, found {found}\nhint: pickled weights are refused")
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    made_for = config.get("base_model_name_or_path")
+    if made_for != card["base_model"]:
+        raise InputError(f"{folder}: {CONFIG} names the base {made_for!r}, {CARD} names {card['base_model']!r}")
+    if config.get("revision") not in (None, card["revision"]):
+        raise InputError(f"{folder}: {CONFIG} names revision {config['revision']!r}, {CARD} {card['revision']!r}")
+
+
+# --- the two doors
+
+
+def reply_batch(
+    character: Character,
+    conversations: Sequence[Conversation],
+    decoding: Mapping[str, Any] | Decoding,
+    *,
+    use_adapter: bool = True,
+    seed: int = 0,
+) -> list[str]:
+    """One reply to each conversation; the same seed and conversation give the same reply, whatever else is asked."""
+    replies = reply_all(character, conversations, decoding, use_adapter=use_adapter, seed=seed)
+    return [reply.text for reply in replies]
+
+
+def stream(character: Character, messages: Conversation, decoding: Mapping[str, Any] | Decoding) -> Iterator[str]:
+    """The reply to one conversation in pieces, as it is spoken."""
+    options = as_decoding(decoding)
+    seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
+    prompt = encode_prompt(character.tokenizer, messages)
+    draft, said = Draft(0, dice(prompt, seed)), 0
+    for _ in generate(character, [prompt], [draft], options):
+        text, closed = spoken(character, draft.tokens)
+        sure = len(text) if closed else len(held_back(character, text))
+        if sure > said:
+            yield text[said:sure]
+            said = sure
+        if closed:
+            return
+    text, _ = spoken(character, draft.tokens)
+    if len(text) > said:
+        yield text[said:]
+
+
+def reply_all(
+    character: Character,
+    conversations: Sequence[Conversation],
+    decoding: Mapping[str, Any] | Decoding,
+    *,
+    use_adapter: bool = True,
+    seed: int = 0,
+    title: str | None = None,
+) -> list[Reply]:
+    """`reply_batch` with how each reply ended; `title` shows a progress bar on a terminal."""
+    options = as_decoding(decoding)
+    prompts = [encode_prompt(character.tokenizer, messages) for messages in conversations]
+    replies: dict[int, Reply] = {}
+    with (
+        nullcontext() if use_adapter else character.model.disable_adapter(),
+        tqdm(total=len(prompts), desc=title, disable=True if title is None else None) as progress,
+    ):
+        for batch in batches(prompts):
+            drafts = [Draft(index, dice(prompts[index], seed)) for index in batch]
+            for _ in generate(character, [prompts[index] for index in batch], drafts, options):
+                pass
+            for draft in drafts:
+                text, closed = spoken(character, draft.tokens)
+                replies[draft.index] = Reply(text.rstrip(), len(draft.tokens), draft.ended or closed)
+            progress.update(len(batch))
+    return [replies[index] for index in range(len(prompts))]
+
+
+def as_decoding(decoding: Mapping[str, Any] | Decoding) -> Decoding:
+    """The values as a Decoding; raises InputError for a missing or unknown key."""
+    if isinstance(decoding, Decoding):
+        return decoding
+    known = Decoding.__dataclass_fields__
+    if not set(DECODING_KEYS) <= set(decoding) <= set(known):
+        raise InputError(f"decoding: expected {DECODING_KEYS} and perhaps {tuple(known)[5:]}, got {tuple(decoding)}")
+    return Decoding(**decoding)
+
+
+def greedy(max_new_tokens: int) -> Decoding:
+    """The likeliest token each time, and no guards: the model as it is."""
+    return Decoding(max_new_tokens, 0.0, 1.0, 0, 1.0, repeat_guard=0.0, seed=0)
+
+
+def dice(prompt: Sequence[int], seed: int) -> random.Random:
+    """A conversation's own source of chance, so that its neighbours in a batch change nothing."""
+    return random.Random(f"{seed}/{zlib.crc32(' '.join(map(str, prompt)).encode())}")
+
+
+# --- prompts
+
+
+def encode_prompt(tokenizer: Any, messages: Conversation) -> list[int]:
+    """Token ids of the conversation; while it is too long its oldest round is left out, never the system turn."""
+    messages = list(messages)
+    opening = 1 if messages and messages[0]["role"] == "system" else 0
+    ids = encode(tokenizer, messages, add_generation_prompt=True)
+    while len(ids) > CONTEXT_TOKENS and len(messages) > opening + 1:
+        rest = messages[opening + 1 :]
+        next_round = next((i for i, message in enumerate(rest) if message["role"] == "user"), len(rest))
+        if next_round == len(rest):
+            break
+        messages = messages[:opening] + rest[next_round:]
+        ids = encode(tokenizer, messages, add_generation_prompt=True)
+    return ids
+
+
+def batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Indices of prompts of like length."""
+    batch: list[int] = []
+    for index in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i)):
+        longest = len(prompts[batch[0]]) if batch else 0
+        if batch and (len(batch) == BATCH or longest * (len(batch) + 1) > BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+# --- generation
+
+
+@torch.inference_mode()
+def generate(
+    character: Character, prompts: Sequence[list[int]], drafts: Sequence[Draft], decoding: Decoding
+) -> Iterator[None]:
+    """Write a token into every open draft at each step, until all have ended or reached the limit."""
+    model, stops = character.model.get_base_model(), stop_ids(character.tokenizer)
+    state = State.open(model, prompts)
+    active = list(drafts)
+    for _ in range(decoding.max_new_tokens):
+        tokens = choose(state.logits, active, decoding, character, stops)
+        for draft, token in zip(active, tokens, strict=True):
+            draft.ended = token in stops
+            if not draft.ended:
+                draft.tokens.append(token)
+        yield
+        alive = [i for i, draft in enumerate(active) if not draft.ended and not turn_is_over(character, draft.tokens)]
+        active = [active[i] for i in alive]
+        if not active:
+            return
+        if len(active[0].tokens) < decoding.max_new_tokens:
+            state = state.step([tokens[i] for i in alive], alive)
+
+
+@dataclass
+class State:
+    """A batch in the middle of generation: cache, attention mask and positions [rows, tokens], logits [rows, words]."""
+
+    model: Any
+    cache: Any
+    mask: Tensor
+    position: Tensor
+    logits: Tensor
+
+    @classmethod
+    def open(cls, model: Any, prompts: Sequence[list[int]]) -> "State":
+        """Read the prompts: what they share once, the rest side by side, padded on the left."""
+        shared = common_start(prompts)
+        rests = [prompt[shared:] for prompt in prompts]
+        width = max(map(len, rests))
+        ids = torch.tensor([[0] * (width - len(rest)) + rest for rest in rests], device=model.device)
+        empty = torch.tensor([width - len(rest) for rest in rests], device=model.device)
+        columns = torch.arange(width, device=model.device)
+        mask = (columns[None, :] >= empty[:, None]).long()
+        position = shared + (columns[None, :] - empty[:, None]).clamp(min=0)
+        cache = None
+        if shared:
+            start = torch.tensor([prompts[0][:shared]], device=model.device)
+            cache = model(input_ids=start, use_cache=True, logits_to_keep=1).cache
+            cache.batch_repeat_interleave(len(prompts))
+        mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
+        return cls(model, cache, mask, position, torch.empty(0))._run(ids)
+
+    def step(self, tokens: list[int], rows: list[int]) -> "State":
+        """Add one token to each of the rows that go on; the others leave the batch."""
+        if len(rows) < len(self.mask):
+            keep = torch.tensor(rows, device=self.model.device)
+            self.cache.batch_select_indices(keep)
+            self.mask, self.position = self.mask[keep], self.position[keep]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(rows), 1)], dim=1)
+        self.position = self.position[:, -1:] + 1
+        return self._run(torch.tensor(tokens, device=self.model.device)[:, None])
+
+    def _run(self, ids: Tensor) -> "State":
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=self.position,
+            cache=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache, self.logits = output.cache, output.logits[:, -1].float()
+        return self
+
+
+def common_start(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with; the last token of each stays out of it."""
+    first, limit = prompts[0], min(map(len, prompts)) - 1
+    shared = 0
+    while shared < limit and all(prompt[shared] == first[shared] for prompt in prompts):
+        shared += 1
+    return shared
+
+
+def choose(
+    logits: Tensor, drafts: Sequence[Draft], decoding: Decoding, character: Character, stops: Sequence[int]
+) -> list[int]:
+    """The next token of each draft."""
+    logits = logits.clone()
+    for row, draft in zip(logits, drafts, strict=True):
+        penalise(row, draft.tokens, decoding)
+        if decoding.repeat_guard and len(draft.tokens) < BLANK and not spoken(character, draft.tokens)[0].strip():
+            row[list(stops)] = -torch.inf  # no empty reply
+    if decoding.temperature <= 0:
+        return logits.argmax(-1).tolist()
+    return sample(logits, [draft.dice.random() for draft in drafts], decoding)
+
+
+def penalise(row: Tensor, tokens: Sequence[int], decoding: Decoding) -> None:
+    """Lower the logits of what the reply has said, and of what would repeat a whole sequence of it."""
+    if tokens and decoding.repetition_penalty != 1:
+        said = torch.tensor(sorted(set(tokens)), device=row.device)
+        factor = torch.where(row[said] > 0, 1 / decoding.repetition_penalty, decoding.repetition_penalty)
+        row[said] *= factor
+    for token, repeated in repeats(tokens).items() if decoding.repeat_guard else ():
+        if repeated >= REPEAT_FREE:
+            row[token] -= decoding.repeat_guard * REPEAT_BASE ** (repeated - REPEAT_FREE)
+
+
+def repeats(tokens: Sequence[int]) -> dict[int, int]:
+    """For each token that would go on repeating the reply's end: how long the repeated sequence already is."""
+    longest: dict[int, int] = {}
+    for end in range(1, len(tokens)):
+        size = 0
+        while size < end and tokens[end - 1 - size] == tokens[-1 - size]:
+            size += 1
+        if size:
+            longest[tokens[end]] = max(size, longest.get(tokens[end], 0))
+    return longest
+
+
+def sample(logits: Tensor, draws: Sequence[float], decoding: Decoding) -> list[int]:
+    """Inverse transform sampling among the top k that together have the share top p; draws are in [0, 1)."""
+    count = min(decoding.top_k or CANDIDATES, CANDIDATES, logits.shape[-1])
+    best, tokens = logits.topk(count, dim=-1)
+    shares = (best / decoding.temperature).softmax(-1)
+    before = shares.cumsum(-1) - shares
+    shares = shares.masked_fill(before >= decoding.top_p, 0.0).double()
+    reach = shares.cumsum(-1)
+    draw = torch.tensor(draws, device=logits.device, dtype=torch.double)[:, None] * reach[:, -1:]
+    chosen = (reach <= draw).sum(-1, keepdim=True).clamp(max=count - 1)
+    return tokens.gather(1, chosen)[:, 0].tolist()
+
+
+# --- text
+
+
+def spoken(character: Character, tokens: Sequence[int]) -> tuple[str, bool]:
+    """The text of a reply so far, and whether it was cut where another turn begins."""
+    text = character.tokenizer.decode(list(tokens), skip_special_tokens=True).lstrip()
+    cuts = [at for at in (text.find(marker) for marker in markers(character)) if at >= 0]
+    return (text[: min(cuts)].rstrip(), True) if cuts else (text, False)
+
+
+def markers(character: Character) -> list[str]:
+    """What never stands inside a reply: somebody's name and a colon on a new line, as in the script."""
+    names = (character.card["partner"], character.card["character"], character.card["user_name"])
+    return [f"\n{name}{colon}" for name in dict.fromkeys(names) for colon in ("：", ":")]
+
+
+def turn_is_over(character: Character, tokens: Sequence[int]) -> bool:
+    """Whether the reply has begun to speak for somebody else."""
+    return spoken(character, tokens)[1]
+
+
+def held_back(character: Character, text: str) -> str:
+    """The text less what is not sure yet: half a character, or the beginning of a marker."""
+    text = text.rstrip("\ufffd").rstrip()
+    longest = max(map(len, markers(character)))
+    tail = text.rfind("\n", max(0, len(text) - longest))
+    return text[:tail] if tail >= 0 else text

@@ -1,0 +1,96 @@
+"""Sums by scene in, intervals and tests out.
+
+Scenes are drawn, not turns: turns of one scene resemble each other, and an interval over turns would be too narrow.
+"""
+
+from collections.abc import Hashable, Sequence
+from math import comb
+from typing import NamedTuple
+
+import numpy as np
+
+DRAWS_AT_ONCE = 1000
+LEVEL = 95.0
+DETECTABLE = 1.96 + 0.84  # standard errors that a two-sided 5 % test finds with a chance of 80 %
+
+
+class Interval(NamedTuple):
+    """An estimate, its 95 % bootstrap interval, and the smallest true effect that this sample would show."""
+
+    estimate: float
+    low: float
+    high: float
+    detectable: float
+
+
+class Ratio(NamedTuple):
+    """One number an item over another: bits over characters, a hit over one. `groups` name the scene of each item."""
+
+    groups: Sequence[Hashable]
+    numerators: Sequence[float]
+    denominators: Sequence[float]
+
+
+def ratio(of: Ratio) -> float | None:
+    """The ratio of the sums: the corpus figure, never the mean of the items' own."""
+    total = float(np.sum(of.denominators))
+    return float(np.sum(of.numerators)) / total if total else None
+
+
+def ratio_interval(of: Ratio, draws: int, seed: int) -> Interval | None:
+    """A bootstrap interval of the ratio over its groups."""
+    estimate = ratio(of)
+    return None if estimate is None else _interval(estimate, _resampled(of, order(of.groups), draws, seed))
+
+
+def paired_difference(one: Ratio, other: Ratio, draws: int, seed: int) -> Interval | None:
+    """`one` minus `other`, both drawn over the same scenes each time."""
+    estimates = ratio(one), ratio(other)
+    if estimates[0] is None or estimates[1] is None:
+        return None
+    groups = order([*one.groups, *other.groups])
+    samples = [_resampled(of, groups, draws, seed) for of in (one, other)]
+    return _interval(estimates[0] - estimates[1], samples[0] - samples[1])
+
+
+def order(groups: Sequence[Hashable]) -> list[Hashable]:
+    """Each group once, as it first appears."""
+    return list(dict.fromkeys(groups))
+
+
+def _resampled(of: Ratio, groups: list[Hashable], draws: int, seed: int) -> np.ndarray:
+    """The ratio in each draw, [draws]; NaN where a draw holds nothing to divide by."""
+    place = {group: i for i, group in enumerate(groups)}
+    at = [place[group] for group in of.groups]
+    sums = np.zeros((len(groups), 2))
+    np.add.at(sums, at, np.column_stack([of.numerators, of.denominators]).astype(float))
+    rng = np.random.Generator(np.random.PCG64(seed))
+    parts = []
+    for start in range(0, draws, DRAWS_AT_ONCE):
+        size = min(DRAWS_AT_ONCE, draws - start)
+        drawn = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=size) @ sums
+        parts.append(np.divide(drawn[:, 0], drawn[:, 1], out=np.full(size, np.nan), where=drawn[:, 1] > 0))
+    return np.concatenate(parts)
+
+
+def _interval(estimate: float, samples: np.ndarray) -> Interval:
+    samples = samples[~np.isnan(samples)]
+    if len(samples) == 0:
+        return Interval(estimate, estimate, estimate, 0.0)
+    low, high = np.percentile(samples, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return Interval(estimate, float(low), float(high), DETECTABLE * float(samples.std()))
+
+
+def mcnemar(only_one: int, only_other: int) -> float:
+    """Exact two-sided McNemar p of paired passes: how many passed by one alone, how many by the other alone."""
+    total, fewer = only_one + only_other, min(only_one, only_other)
+    return min(1.0, 2 * sum(comb(total, k) for k in range(fewer + 1)) / 2**total)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p values, in the order given."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted

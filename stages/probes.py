@@ -1,0 +1,107 @@
+"""The work's probes in, verdicts on replies out.
+
+A claim is a pattern: `affirm` must assert it, `deny` must not, `free` is judged by `forbid` alone. 我不是显卡 denies:
+a negation word, at most three characters without punctuation, then the match.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import regex
+
+from stages.records import InputError
+
+KINDS = ("swearing", "weapon", "hardware", "language", "filler", "role", "identity", "name", "lore")
+EXPECTED = ("affirm", "deny", "free")
+REACH = 3
+NEGATION = (
+    r"(?:(?<!不得|要|是|好|对|差)不(?!得不|愧|仅|但|光|只|过|错|好意思|久|时)|没有|没(?!错|准|关系|事)|并非|绝非|(?<!莫|除|无)非(?!常|得)|"
+    r"(?<![特区分级性辨])别(?!人|的|处|样)|哪(?:里|儿)?(?=会|能|是|像)|怎么(?:会|可能|能)|才怪|毫无|从未|未曾|否认|(?i:\bnot\b|n['’]t\b|\bnever\b|\bno\b))"
+)
+NEGATED_BEFORE = regex.compile(rf"{NEGATION}[^\p{{P}}\p{{S}}\n]{{0,{REACH}}}$")
+NEGATED_AFTER = regex.compile(r"^[^\p{P}\p{S}\n]{0,2}(?:では|じゃ|で)(?:ない|ありません|なく)")
+
+
+class Verdict(NamedTuple):
+    """Whether a reply passes, where it asserts the claim, and where it says what is forbidden."""
+
+    passed: bool
+    claimed: list[tuple[int, int]]
+    forbidden: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One question with its paraphrases; each of `asks` is what the user says, turn by turn."""
+
+    id: str
+    kind: str
+    asks: tuple[tuple[str, ...], ...]
+    expect: str
+    claim: regex.Pattern | None
+    forbid: tuple[regex.Pattern, ...]
+    right: str | None
+    wrong: tuple[str, ...]
+    user_name: str | None
+
+
+def read_probe(row: Mapping[str, Any]) -> Probe:
+    """A probe of `processed/probes.jsonl`; raises InputError for an unknown word or a pattern that does not compile."""
+    for key, known in (("kind", KINDS), ("expect", EXPECTED)):
+        if row[key] not in known:
+            raise InputError(f"probe {row['id']!r}: `{key}`: expected one of {', '.join(known)}; got {row[key]!r}")
+    return Probe(
+        row["id"],
+        row["kind"],
+        tuple((ask,) if isinstance(ask, str) else tuple(ask) for ask in row["ask"]),
+        row["expect"],
+        compile_pattern(row["claim"], row["id"]) if row["claim"] else None,
+        tuple(compile_pattern(pattern, row["id"]) for pattern in row["forbid"]),
+        row["right"],
+        tuple(row["wrong"]),
+        row["user_name"],
+    )
+
+
+def compile_pattern(pattern: str, probe: str) -> regex.Pattern:
+    """One pattern, compiled on its own."""
+    try:
+        return regex.compile(pattern)
+    except regex.error as error:
+        raise InputError(f"probe {probe!r}: expected a regular expression, got {pattern!r} ({error})") from error
+
+
+def asserted(pattern: regex.Pattern | None, text: str) -> list[tuple[int, int]]:
+    """Where a text says it, un-negated."""
+    matches = pattern.finditer(text) if pattern else ()
+    return [match.span() for match in matches if match[0] and not negated(text, *match.span())]
+
+
+def negated(text: str, start: int, end: int) -> bool:
+    """Whether a negation stands within reach of the stretch, before it (or, as in Japanese, right after it)."""
+    return bool(NEGATED_BEFORE.search(text[:start]) or NEGATED_AFTER.match(text[end:]))
+
+
+def found(patterns: Iterable[regex.Pattern], text: str) -> list[tuple[int, int]]:
+    """Where any of the patterns is asserted; an empty match counts where the text itself is empty."""
+    spans = {span for pattern in patterns for span in asserted(pattern, text)}
+    return sorted(spans)
+
+
+def judge(probe: Probe, replies: Iterable[str]) -> Verdict:
+    """The verdict on a conversation's replies: the last must affirm, none may claim what is denied or forbidden.
+
+    The spans are of the last reply. An empty reply passes nothing: silence is no answer.
+    """
+    replies = list(replies)
+    claimed, forbidden = (
+        [places(text) for text in replies]
+        for places in (
+            lambda text: asserted(probe.claim, text),
+            lambda text: found(probe.forbid, text),
+        )
+    )
+    said = {"affirm": bool(claimed[-1]), "deny": not any(claimed), "free": True}[probe.expect]
+    passed = said and not any(forbidden) and all(text.strip() for text in replies)
+    return Verdict(passed, claimed[-1], forbidden[-1])

@@ -1,0 +1,275 @@
+"""Token trees in, log-probabilities out: every text before a reply is computed once, whatever is asked about it.
+
+A tree is a trunk (a conversation) and branches that leave it (other replies in the same place). What all trunks begin
+with is computed once into a key-value cache; the rest stands in packed rows where each token sees its own past alone.
+The head is applied where a token's probability is wanted, and nowhere else.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+IGNORE = -100
+ROW_TOKENS = 512  # a packed row's size: the attention's cost grows with its square
+HEAD_BYTES = 2**26  # fp32 logits alive at once: 64 rows of a 262,144 vocabulary
+PLAIN_LAYERS = {"full_attention", "sliding_attention"}
+
+
+class Branch(NamedTuple):
+    """Tokens that follow the first `at` tokens of the trunk; all of them are scored."""
+
+    at: int
+    ids: Sequence[int]
+
+
+class Tree(NamedTuple):
+    """A trunk, what each of its positions must predict of itself (`IGNORE`: nothing), and its branches."""
+
+    trunk: Sequence[int]
+    labels: Sequence[int]
+    branches: Sequence[Branch] = ()
+
+
+class Scores(NamedTuple):
+    """Natural log-probabilities: of each trunk position (0 where none was wanted), of each token of each branch."""
+
+    trunk: list[float]
+    branches: list[list[float]]
+
+
+class Token(NamedTuple):
+    """A token of a packed row: its position, its branch (0: the trunk), how much trunk it sees, what it must predict
+    of itself, and the row index of the token before it."""
+
+    id: int
+    position: int
+    branch: int
+    sees: int
+    label: int
+    before: int
+
+
+# --- the fast way
+
+
+@torch.inference_mode()
+def score(model: Any, trees: Sequence[Tree], title: str | None = None) -> list[Scores]:
+    """The scores of all trees under a causal language model; `title` shows a progress bar."""
+    if not trees:
+        return []
+    if not packable(model):
+        return [score_plainly(model, tree) for tree in bar(trees, title, len(trees))]
+    shared = shared_length(trees)
+    prefix = Prefix(model, list(trees[0].trunk[:shared]))
+    results: dict[int, Scores] = {}
+    with tqdm(total=len(trees), desc=title, disable=_quiet(title)) as progress:
+        for row in rows(trees, shared):
+            for index, result in zip(row, score_row(model, prefix, [trees[i] for i in row]), strict=True):
+                results[index] = result
+            progress.update(len(row))
+    return [results[index] for index in range(len(trees))]
+
+
+class Prefix:
+    """The cached keys and values of the tokens that all trunks begin with."""
+
+    def __init__(self, model: Any, ids: list[int]) -> None:
+        self.length = len(ids)
+        self._cache = None
+        if ids:
+            output = model.get_decoder()(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
+            self._cache = output.cache
+
+    def fork(self, copies: int = 1) -> Any:
+        """A cache of one's own to write to, of `copies` equal rows; None for an empty prefix."""
+        cache = copy.deepcopy(self._cache)
+        if cache is not None and copies > 1:
+            cache.batch_repeat_interleave(copies)
+        return cache
+
+
+def shared_length(trees: Sequence[Tree]) -> int:
+    """How many tokens all trunks begin with, less what predicts the first wanted token."""
+    first, *others = (tree.trunk for tree in trees)
+    limit = min(_first_wanted(tree) - 1 for tree in trees)
+    shared = 0
+    while shared < limit and all(trunk[shared] == first[shared] for trunk in others):
+        shared += 1
+    return shared
+
+
+def _first_wanted(tree: Tree) -> int:
+    labelled = next((i for i, label in enumerate(tree.labels) if label != IGNORE), len(tree.trunk))
+    return min([labelled, len(tree.trunk), *(branch.at for branch in tree.branches)])
+
+
+def rows(trees: Sequence[Tree], shared: int) -> Iterator[list[int]]:
+    """Indices of trees to pack together, the large ones first; a larger tree than a row has a row of its own."""
+    sizes = [len(tree.trunk) - shared + sum(len(branch.ids) for branch in tree.branches) for tree in trees]
+    row, used = [], 0
+    for index in sorted(range(len(trees)), key=lambda i: (-sizes[i], i)):
+        if row and used + sizes[index] > ROW_TOKENS:
+            yield row
+            row, used = [], 0
+        row.append(index)
+        used += sizes[index]
+    yield row
+
+
+def score_row(model: Any, prefix: Prefix, trees: Sequence[Tree]) -> list[Scores]:
+    """The scores of the trees of one packed row."""
+    owners, tokens = [], []
+    for number, tree in enumerate(trees):
+        of_tree = lay_out(tree, prefix.length, len(tokens))
+        owners += [number] * len(of_tree)
+        tokens += of_tree
+    hidden = run_row(model, prefix, owners, tokens)
+    wanted = [i for i, token in enumerate(tokens) if token.label != IGNORE]
+    values = [0.0] * len(tokens)
+    found = log_probabilities(model, hidden[[tokens[i].before for i in wanted]], [tokens[i].label for i in wanted])
+    for i, value in zip(wanted, found, strict=True):
+        values[i] = value
+    return list(_gather(trees, values, prefix.length))
+
+
+def lay_out(tree: Tree, shared: int, offset: int) -> list[Token]:
+    """The tokens of a tree from row index `offset` on: the trunk after the shared prefix, then branch after branch."""
+    labels = (IGNORE, *tree.labels[1:])
+    tokens = [
+        Token(tree.trunk[i], i, 0, i + 1, labels[i], offset + i - shared - 1) for i in range(shared, len(tree.trunk))
+    ]
+    for number, branch in enumerate(tree.branches, 1):
+        for i, token in enumerate(branch.ids):
+            before = offset + (len(tokens) - 1 if i else branch.at - shared - 1)
+            tokens.append(Token(token, branch.at + i, number, branch.at, token, before))
+    return tokens
+
+
+def run_row(model: Any, prefix: Prefix, owners: Sequence[int], tokens: Sequence[Token]) -> Tensor:
+    """The last hidden states of a packed row, [tokens, width]."""
+    device = model.device
+    owner = torch.tensor(owners, device=device)
+    columns = [torch.tensor(column, device=device) for column in zip(*tokens, strict=True)]
+    ids, position, branch, sees = columns[:4]
+    same = owner[:, None] == owner[None, :]
+    of_trunk = (branch == 0)[None, :] & (position[None, :] < sees[:, None])
+    of_branch = (branch[:, None] == branch[None, :]) & (position[None, :] <= position[:, None])
+    output = model.get_decoder()(
+        input_ids=ids[None],
+        position_ids=position[None],
+        attention_mask=masks(model, same & (of_trunk | of_branch), position, prefix.length),
+        cache=prefix.fork(),
+        use_cache=prefix.length > 0,
+    )
+    return output.last_hidden_state[0]
+
+
+def masks(model: Any, visible: Tensor, position: Tensor, shared: int) -> Tensor | dict[str, Tensor]:
+    """Additive attention masks [1, 1, tokens, prefix + tokens], in the form that the model's layers ask for."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if kinds == PLAIN_LAYERS:
+        return {
+            "full_attention": _mask(model, visible, position, shared, None),
+            "sliding_attention": _mask(model, visible, position, shared, window),
+        }
+    return _mask(model, visible, position, shared, None if kinds == {"full_attention"} else window)
+
+
+def _mask(model: Any, visible: Tensor, position: Tensor, shared: int, window: int | None) -> Tensor:
+    kept = shared if window is None else min(shared, window - 1)  # a sliding layer's cache keeps no more
+    before = torch.arange(shared - kept, shared, device=position.device)
+    keys = torch.cat([before, position])
+    allowed = torch.cat([visible.new_ones(len(position), kept), visible], dim=1)
+    if window is not None:
+        allowed = allowed & (position[:, None] - keys[None, :] < window)
+    mask = torch.zeros(allowed.shape, dtype=model.dtype, device=position.device)
+    return mask.masked_fill_(~allowed, torch.finfo(model.dtype).min)[None, None]
+
+
+def log_probabilities(model: Any, hidden: Tensor, labels: Sequence[int]) -> list[float]:
+    """log p of each label after its hidden state [labels, width], a few rows of logits at a time."""
+    head = model.get_output_embeddings()
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    wanted = torch.tensor(labels, device=hidden.device)
+    size = max(1, HEAD_BYTES // (4 * head.weight.shape[0]))
+    parts = []
+    for states, target in zip(hidden.split(size), wanted.split(size), strict=True):
+        logits = head(states).float()
+        logits = logits if cap is None else torch.tanh(logits / cap) * cap
+        parts.append(logits.gather(1, target[:, None])[:, 0] - torch.logsumexp(logits, -1))
+    return torch.cat(parts).tolist() if parts else []
+
+
+def _gather(trees: Sequence[Tree], values: list[float], shared: int) -> Iterator[Scores]:
+    start = 0
+    for tree in trees:
+        end = start + len(tree.trunk) - shared
+        trunk, branches = [0.0] * shared + values[start:end], []
+        for branch in tree.branches:
+            branches.append(values[end : end + len(branch.ids)])
+            end += len(branch.ids)
+        yield Scores(trunk, branches)
+        start = end
+
+
+# --- the plain way
+
+
+def score_plainly(model: Any, tree: Tree) -> Scores:
+    """The same, one forward pass a sequence: for a model whose layers look beyond an attention mask."""
+    trunk = _plain(model, tree.trunk, (IGNORE, *tree.labels[1:]))
+    branches = []
+    for at, ids in tree.branches:
+        whole = [*tree.trunk[:at], *ids]
+        branches.append(_plain(model, whole, [IGNORE] * at + list(ids))[at:])
+    return Scores(trunk, branches)
+
+
+@torch.inference_mode()
+def _plain(model: Any, ids: Sequence[int], labels: Sequence[int]) -> list[float]:
+    wanted = [i for i, label in enumerate(labels) if label != IGNORE]
+    values = [0.0] * len(ids)
+    if wanted:
+        logits = model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0].float()
+        log_p = logits[[i - 1 for i in wanted]].log_softmax(-1)
+        for row, i in enumerate(wanted):
+            values[i] = float(log_p[row, labels[i]])
+    return values
+
+
+@torch.inference_mode()
+def packable(model: Any) -> bool:
+    """Whether packed rows give this model what plain passes give it; tried on a small tree."""
+    config = model.config.get_text_config()
+    if not set(getattr(config, "layer_types", None) or PLAIN_LAYERS) <= PLAIN_LAYERS:
+        return False
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = [(7 * i * i + 11 * i + 3) % size for i in range(12)]
+    forked = Tree(ids, [IGNORE] * 6 + ids[6:], (Branch(8, ids[2:5]), Branch(7, ids[4:6])))
+    trees = [forked, Tree(ids[:9], [IGNORE] * 5 + ids[5:9])]
+    try:
+        packed = score_row(model, Prefix(model, ids[:4]), trees)
+    except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError):
+        return False
+    allowed = 0.05 if model.dtype.itemsize == 2 else 1e-3
+    pairs = zip(_flat(packed), _flat(score_plainly(model, tree) for tree in trees), strict=True)
+    return all(abs(one - other) <= allowed * (1 + abs(other)) for one, other in pairs)
+
+
+def _flat(scores: Iterable[Scores]) -> list[float]:
+    return [value for result in scores for part in (result.trunk, *result.branches) for value in part]
+
+
+def bar(items: Iterable[Any], title: str | None, total: int) -> Iterable[Any]:
+    """A progress bar on a terminal, silence elsewhere."""
+    return tqdm(items, desc=title, total=total, disable=_quiet(title))
+
+
+def _quiet(title: str | None) -> bool | None:
+    return True if title is None else None
