@@ -214,13 +214,15 @@ def _size(turns: Iterable[Turn]) -> int:
 
 
 def assign_splits(scenes: list[Scene], params: FilterParams) -> list[str]:
-    """One split a scene: contiguous blocks in each file, placed by the seed and the file's name alone."""
+    """One split a scene: contiguous blocks of each file's scenes with both leads, placed by the seed and its name."""
     splits: list[str] = []
     for file, of_file in groupby(scenes, key=lambda scene: scene.file):
-        count = sum(1 for _ in of_file)
+        shared = [{params.character, params.partner} <= {line.speaker for line in scene.lines} for scene in of_file]
         rng = random.Random(f"{params.seed}/{file}")
+        count = sum(shared)
         validation, test = (held_out(count, share, rng) for share in (params.validation_share, params.test_share))
-        splits += place_blocks(count, validation, test, rng)
+        blocks = iter(place_blocks(count, validation, test, rng))
+        splits += [next(blocks) if both else "train" for both in shared]
     return splits
 
 

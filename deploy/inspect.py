@@ -1,0 +1,134 @@
+"""First look at one's own text: python -m deploy.inspect raw/mygame
+
+Runs extract and filter in memory, changes no file, and prints what was taken, who speaks, what a training run would
+see, and the lines to paste into params.yaml.
+"""
+
+import argparse
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from stages.cli import run
+from stages.extract import ExtractParams, Tally, extract, find_sources, report
+from stages.filter import FilterParams, build_dialogues, plan, summarise
+from stages.params import load_params
+from stages.records import Dialogue, InputError, Line
+
+UNNAMED = re.compile(r"^[?？]+$|声音|之声|少女|少年|女孩|男孩|[?？]$|^the |voice|の声|謎", re.IGNORECASE)
+SHOWN = 12
+
+
+def read(source: Path, params: ExtractParams) -> tuple[list[Line], Tally]:
+    """The lines of a folder, and what became of each file's."""
+    tally = Tally()
+    rows = extract(find_sources(source, tally), replace(params, source=str(source)), tally)
+    return [Line(**row) for row in rows], tally
+
+
+def suggest_leads(lines: list[Line]) -> tuple[str, str]:
+    """The character and the partner: the pair that answer each other most; the one with thoughts tells the story."""
+    answers = Counter(
+        tuple(sorted((a.speaker, b.speaker)))
+        for a, b in pairwise(lines)
+        if a.speaker and b.speaker and a.speaker != b.speaker and (a.file, a.scene) == (b.file, b.scene)
+    )
+    if not answers:
+        raise InputError(
+            "expected two named speakers who answer each other, found none\n"
+            "hint: is the format right (`extract.format`)? A text without speaker names cannot be used"
+        )
+    thoughts = Counter(line.speaker for line in lines if line.kind == "thought")
+    ranked = sorted(answers.most_common(1)[0][0], key=lambda name: (thoughts[name], name))
+    return ranked[0], ranked[1]
+
+
+def suggest_aliases(found: dict[str, Any], character: str) -> dict[str, list[str]]:
+    """Typos to the name they are near; unnamed phases to the character, for a person to confirm."""
+    aliases: dict[str, list[str]] = {}
+    for row in found["suspicious"]:
+        aliases.setdefault(row["near"][0], []).append(row["name"])
+    near = {row["name"] for row in found["suspicious"]}
+    for row in found["speakers"]:
+        if UNNAMED.search(row["name"]) and row["name"] not in near and row["name"] != character:
+            aliases.setdefault(character, []).append(row["name"])
+    return aliases
+
+
+def learned(dialogues: list[Dialogue], character: str) -> tuple[int, int, int]:
+    """Dialogues, turns and characters of text that training would learn from."""
+    train = [dialogue for dialogue in dialogues if dialogue.split == "train"]
+    turns = [turn for dialogue in train for turn in dialogue.turns if turn.speaker == character]
+    return len(train), len(turns), sum(len(piece.text) for turn in turns for piece in turn.lines)
+
+
+def show_files(tally: Tally, found: dict[str, Any]) -> None:
+    print("Files")
+    for row in tally.files:
+        print(
+            f"  {row['file']}: {row['format']} ({row['format_why']}), {row['encoding']} ({row['encoding_why']}), "
+            f"{row['messages']} messages, {row['named']} named, {row['rejects']} not understood"
+        )
+    for row in found["skipped"]:
+        print(f"  {row['file']}: left alone ({row['reason']})")
+    for row in tally.rejects[:SHOWN]:
+        print(f"  not understood: {row['file']}:{row['line']}: {row['reason']}")
+
+
+def show_cast(found: dict[str, Any]) -> None:
+    print("\nCast, by lines")
+    for row in found["speakers"][:SHOWN]:
+        print(f"  {row['lines']:6} {row['name']}")
+    if len(found["speakers"]) > SHOWN:
+        print(f"         and {len(found['speakers']) - SHOWN} more")
+
+
+def show_training(lines: list[Line], params: FilterParams) -> None:
+    planned = plan(lines, params)
+    dialogues, tally = build_dialogues(planned, params)
+    counts = summarise(planned, dialogues, tally)
+    count, turns, characters = learned(dialogues, params.character)
+    print(f"\nDialogues of {params.character} and {params.partner}")
+    print(f"  {counts['scenes']['count']} scenes, {counts['dialogues']} dialogues, {counts['turns']} turns")
+    print(
+        f"  lines used: {counts['lines']['used']} of {counts['lines']['read']}; left out: {counts['lines']['left_out']}"
+    )
+    print(f"  turns per dialogue: {counts['turns_per_dialogue']}")
+    print(f"  a training run learns {turns} turns ({characters} characters) in {count} dialogues, before cleaning")
+    print("  what it costs on a machine: python -m stages.train --plan")
+
+
+def show_params(source: Path, params: FilterParams, aliases: dict[str, list[str]]) -> None:
+    work = source.parent if source.name == "script" else source
+    print("\nTo paste into params.yaml (aliases: keep the ones that are the same person)")
+    print(f"extract:\n  source: {source}\n  aliases:")
+    for name in dict.fromkeys((params.character, params.partner, *aliases)):
+        print(f"    {name}: [{', '.join(aliases.get(name, []))}]")
+    print(f"filter:\n  character: {params.character}\n  partner: {params.partner}\nformat:\n  work: {work}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="the folder of script files")
+    parser.add_argument("--character", help="the lead who is to speak (default: suggested)")
+    parser.add_argument("--partner", help="the lead who speaks to her (default: suggested)")
+    options = parser.parse_args()
+    lines, tally = read(options.source, load_params("extract", ExtractParams))
+    found = report(tally)
+    show_files(tally, found)
+    show_cast(found)
+    character, partner = suggest_leads(lines)
+    leads = {"character": options.character or character, "partner": options.partner or partner}
+    params = replace(load_params("filter", FilterParams), **leads)
+    try:
+        show_training(lines, params)
+    except InputError as error:
+        print(f"\nNo training run is possible yet: {error}")
+    show_params(options.source, params, suggest_aliases(found, params.character))
+
+
+if __name__ == "__main__":
+    run(main)
