@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -129,10 +129,15 @@ def _parse(data: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def _keys(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [*value, *(key for child in value.values() for key in _keys(child))]
-    return [key for child in value for key in _keys(child)] if isinstance(value, list) else []
+def _keys(value: Any) -> Iterator[str]:
+    todo = [value]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            yield from value
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
 
 
 def _number(low: float, high: float) -> Callable[[Any], bool]:
