@@ -5,6 +5,7 @@ model's forward give. Logits live a few rows at a time, and never reach autograd
 """
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 IGNORE = -100
 CHUNK_BYTES = 2**26  # fp32 logits alive at once: 64 rows of a 262,144 vocabulary
+MOST_SCORES = (
+    2**24
+)  # attention scores up to which plain matrices are 1.2 (fp32) to 4 times (bf16) SDPA's speed on a CPU
 Batch = dict[str, Any]
 
 
@@ -30,19 +34,28 @@ class Sample(NamedTuple):
 
 
 def pack(samples: Sequence[Sample]) -> Batch:
-    """All tokens in one row, positions restarting with each dialogue, lengths for the attention."""
-    samples = [sample for sample in samples if sample.ids] or [Sample([0], [IGNORE])]
+    """All tokens in one row: the opening that the dialogues share (the persona) once, then what follows in each.
+
+    `lengths` are those of the opening and of each rest; positions count on from the opening in every rest.
+    """
+    samples = _some(samples)
+    shared = _shared(samples)
+    rests = [samples[0].ids[:shared], *(sample.ids[shared:] for sample in samples)]
+    starts = [0] + [shared] * len(samples)
+    labels = [IGNORE] * shared + [label for sample in samples for label in (IGNORE, *sample.labels[shared + 1 :])]
     return {
-        "input_ids": torch.tensor([[token for sample in samples for token in sample.ids]]),
-        "position_ids": torch.tensor([[i for sample in samples for i in range(len(sample.ids))]]),
-        "labels": torch.tensor([[label for sample in samples for label in (IGNORE, *sample.labels[1:])]]),
-        "lengths": tuple(len(sample.ids) for sample in samples),
+        "input_ids": torch.tensor([[token for rest in rests for token in rest]]),
+        "position_ids": torch.tensor(
+            [[start + i for start, rest in zip(starts, rests, strict=True) for i in range(len(rest))]]
+        ),
+        "labels": torch.tensor([labels]),
+        "lengths": tuple(len(rest) for rest in rests),
     }
 
 
 def pad(samples: Sequence[Sample]) -> Batch:
     """One row a dialogue, padded on the right: for models whose attention knows no borders within a row."""
-    samples = [sample for sample in samples if sample.ids] or [Sample([0], [IGNORE])]
+    samples = _some(samples)
     width = max(len(sample.ids) for sample in samples)
     rows = [(s.ids, (IGNORE, *s.labels[1:]), width - len(s.ids)) for s in samples]
     return {
@@ -50,6 +63,21 @@ def pad(samples: Sequence[Sample]) -> Batch:
         "attention_mask": torch.tensor([[1] * len(ids) + [0] * empty for ids, _, empty in rows]),
         "labels": torch.tensor([[*labels, *[IGNORE] * empty] for _, labels, empty in rows]),
     }
+
+
+def _some(samples: Sequence[Sample]) -> list[Sample]:
+    """Without the empty samples that fill a batch; a batch of nothing else becomes one token that teaches nothing."""
+    return [sample for sample in samples if sample.ids] or [Sample([0], [IGNORE])]
+
+
+def _shared(samples: Sequence[Sample]) -> int:
+    """Tokens that all dialogues open with, short of any whose successor is a label or the end."""
+    if len(samples) == 1:
+        return 0
+    labelled = [i for sample in samples for i, label in enumerate(sample.labels) if i and label != IGNORE]
+    most = min([*labelled, *(len(sample.ids) for sample in samples)]) - 1
+    columns = zip(*(sample.ids[: max(0, most)] for sample in samples), strict=True)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 # --- attention
@@ -68,26 +96,42 @@ def dialogue_attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each dialogue of a packed row; tensors are [1, heads, tokens, head size].
+    """Causal attention of a packed row: the opening within itself, each rest to the opening and within itself.
 
-    Raises NotImplementedError for a model whose attention is more than that; `choose_layout` then pads.
+    Tensors are [1, heads, tokens, head size]. Raises NotImplementedError for a model whose attention is more than that;
+    `choose_layout` then pads.
     """
     extra = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
-    if extra or attention_mask is not None or not getattr(module, "is_causal", True):
+    if extra or dropout or attention_mask is not None or not getattr(module, "is_causal", True):
         raise NotImplementedError(f"packed attention is plain and causal, {type(module).__name__} asks for {extra}")
-    options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
-    parts = zip(*(tensor.split(list(lengths), dim=2) for tensor in (query, key, value)), strict=True)
-    outputs = [_attend(*part, sliding_window, options) for part in parts]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    (_, *queries), (opening, *keys), (opened, *values) = (t.split(list(lengths), dim=2) for t in (query, key, value))
+    outputs = [_attend(query[:, :, : lengths[0]], opening, opened, sliding_window, scale)]
+    for q, k, v in zip(queries, keys, values, strict=True):
+        outputs.append(_attend(q, torch.cat((opening, k), 2), torch.cat((opened, v), 2), sliding_window, scale))
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, options: dict[str, Any]) -> Tensor:
-    length = query.shape[2]
-    if window is None or length <= window:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
-    distance = torch.arange(length, device=query.device)[:, None] - torch.arange(length, device=query.device)
-    near = (distance >= 0) & (distance < window)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=near, **options)
+def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float) -> Tensor:
+    """Attention of the last tokens of key and value, as many as query has, to all before them."""
+    (_, heads, new, size), (_, groups, total, _) = query.shape, key.shape
+    fold = heads // groups
+    if query.device.type != "cpu" or heads * new * total > MOST_SCORES:
+        key, value = (t[:, :, None].expand(-1, -1, fold, -1, -1).reshape(1, heads, total, size) for t in (key, value))
+        plain = new == total <= (window or total)
+        mask = None if plain else _seen(new, total, window, query.device)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=plain, scale=scale)
+    bias = torch.zeros(new, total, dtype=query.dtype).masked_fill_(~_seen(new, total, window), -torch.inf)
+    folded = (query * scale).reshape(1, groups, fold * new, size)  # heads that share a key, as rows of one matrix
+    scores = (folded @ key.mT).view(1, groups, fold, new, total) + bias
+    return (scores.softmax(-1).view(1, groups, fold * new, total) @ value).view(1, heads, new, size)
+
+
+def _seen(new: int, total: int, window: int | None, device: Any = None) -> Tensor:
+    """[new, total]: which tokens each of the last `new` attends to."""
+    places = torch.arange(total, device=device)
+    distance = places[total - new :, None] - places
+    return (distance >= 0) & (distance < (window or total))
 
 
 # --- loss
@@ -196,8 +240,11 @@ def _packable(model: PreTrainedModel) -> bool:
 
 def _probe(model: PreTrainedModel) -> list[Sample]:
     size = model.get_input_embeddings().weight.shape[0]
-    rows = [[(7 * i * i + 11 * i + start) % size for i in range(length)] for start, length in ((3, 9), (5, 14), (1, 6))]
-    return [Sample(ids, ids) for ids in rows]
+    rows = [
+        [(7 * i * i + start * max(0, i - 2)) % size for i in range(length)]
+        for start, length in ((3, 9), (5, 14), (1, 6))
+    ]
+    return [Sample(ids, [IGNORE] * 4 + ids[4:]) for ids in rows]
 
 
 @torch.no_grad()
@@ -205,10 +252,10 @@ def _truth(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     """Last hidden states and summed loss of the probe by the plain model, one dialogue at a time."""
     hidden, loss = [], 0.0
     for sample in _probe(model):
-        ids = torch.tensor([sample.ids], device=model.device)
+        ids, labels = (torch.tensor([part], device=model.device) for part in sample)
         output = model(input_ids=ids, use_cache=False, output_hidden_states=True)
         hidden.append(output.hidden_states[-1][0])
-        loss = loss + F.cross_entropy(output.logits[0, :-1].float(), ids[0, 1:], reduction="sum")
+        loss = loss + F.cross_entropy(output.logits[0, :-1].float(), labels[0, 1:], reduction="sum")
     return torch.cat(hidden), loss
 
 
@@ -222,8 +269,15 @@ def _agrees(model: PreTrainedModel, layout: Layout, truth: tuple[Tensor, Tensor]
         states = model.get_decoder()(use_cache=False, **batch).last_hidden_state
     except (NotImplementedError, ValueError, TypeError, AttributeError):
         return False
-    rows = states if layout is PACKED else [row[: len(s.ids)] for row, s in zip(states, probe, strict=True)]
-    return _close(torch.cat([*rows]), truth[0]) and _close(head_loss(model, states, labels), truth[1])
+    return _close(_unpacked(states, batch, probe), truth[0]) and _close(head_loss(model, states, labels), truth[1])
+
+
+def _unpacked(states: Tensor, batch: Batch, probe: list[Sample]) -> Tensor:
+    """The states of whole dialogues, one after the other."""
+    if "lengths" not in batch:
+        return torch.cat([row[: len(sample.ids)] for row, sample in zip(states, probe, strict=True)])
+    opening, *rests = states[0].split(batch["lengths"])
+    return torch.cat([part for rest in rests for part in (opening, rest)])
 
 
 def _close(mine: Tensor, plain: Tensor) -> bool:

@@ -53,11 +53,13 @@ def make(config):
     return model
 
 
-def dialogues(seed=0, lengths=(13, 5, 21)):
+def dialogues(seed=0, lengths=(13, 5, 21), opening=()):
+    """Random dialogues behind an opening without labels."""
     generator = torch.Generator().manual_seed(seed)
     for length in lengths:
-        ids = torch.randint(1, 97, (length,), generator=generator).tolist()
-        learn = torch.rand(length, generator=generator) < 0.4
+        ids = [*opening, *torch.randint(1, 97, (length,), generator=generator).tolist()]
+        learn = torch.rand(len(ids), generator=generator) < 0.4
+        learn[: len(opening)] = False
         yield Sample(ids, [token if yes else IGNORE for token, yes in zip(ids, learn.tolist(), strict=True)])
 
 
@@ -76,10 +78,12 @@ def gradients(model, loss):
 
 
 @pytest.mark.parametrize(("config", "expected"), LAYOUT.values(), ids=LAYOUT)
-@pytest.mark.parametrize("chunk", [2**26, 97 * 4 * 3], ids=["one chunk", "many chunks"])
-def test_gradients_in_fp32_are_those_of_plain_transformers_in_fp64(config, expected, chunk, monkeypatch):
-    monkeypatch.setattr(packed, "CHUNK_BYTES", chunk)
-    model, samples = make(config), list(dialogues())
+@pytest.mark.parametrize("opening", [(), (5, 6, 7, 8, 9, 10, 11, 12)], ids=["no opening", "shared opening"])
+@pytest.mark.parametrize("limits", [(2**26, 2**24), (97 * 4 * 3, 0)], ids=["large", "small"])
+def test_gradients_in_fp32_are_those_of_plain_transformers_in_fp64(config, expected, limits, opening, monkeypatch):
+    monkeypatch.setattr(packed, "CHUNK_BYTES", limits[0])  # small: many chunks
+    monkeypatch.setattr(packed, "MOST_SCORES", limits[1])  # small: through SDPA
+    model, samples = make(config), list(dialogues(opening=opening))
     reference = copy.deepcopy(model).double()
     reference.set_attn_implementation("eager")
     wanted_loss = plain_loss(reference, samples)
@@ -114,6 +118,15 @@ def test_every_label_but_the_first_position_reaches_the_batch_once(collate):
     batch = collate(samples)
     assert sorted(batch["labels"][batch["labels"] != IGNORE].tolist()) == wanted
     assert (batch["labels"][:, 0] == IGNORE).all()
+
+
+def test_the_shared_opening_is_computed_once_and_ends_before_the_first_label():
+    twins = [Sample([1, 2, 3, 4, 5], [IGNORE, IGNORE, IGNORE, 4, 5])] * 2
+    batch = packed.pack(twins)
+    assert batch["lengths"] == (2, 3, 3)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 3, 4, 5]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3, 4]]
+    assert batch["labels"].tolist() == [[IGNORE, IGNORE, IGNORE, 4, 5, IGNORE, 4, 5]]
 
 
 def test_a_batch_of_nothing_has_loss_zero_and_zero_gradients():

@@ -345,12 +345,11 @@ def test_killed_at_twenty_moments_and_resumed_gives_the_same_bytes(patience, wor
 def test_two_processes_give_the_gradients_of_one(work, params, tmp_path):
     script = Path(__file__).parent / "two_processes.py"
     single = [sys.executable, str(script), str(work), str(tmp_path / "one.pt")]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     for command, said in (
         (single, "1 processes, 4 dialogues"),
-        ([*launch, *single[1:3], str(tmp_path / "two.pt")], "2 processes, 2 dialogues"),
+        ([*launch, str(script), str(work), str(tmp_path / "two.pt")], "2 processes, 2 dialogues"),
     ):
         result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         assert said in result.stdout
