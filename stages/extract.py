@@ -37,7 +37,9 @@ NOT_SCRIPT = frozenset(  # reported, not opened
     ".png .jpg .jpeg .gif .webp .bmp .ico .svg .psd .tlg .ogg .opus .mp3 .wav .flac .m4a .mp4 .webm .mpg .avi .ogv .ttf .otf .woff "
     ".woff2 .zip .rar .7z .gz .xz .rpa .xp3 .pak .arc .exe .dll .so .pyc .rpyc .rpymc .pdf .doc .xls .xlsx .db .dvc".split()
 )
-FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))} | {0x3000: " "}
+FULL_WIDTH = {
+    code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
+} | {0x3000: " "}
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,10 @@ class Names(dict[str | None, str | None]):
         if key in self.exact:
             name = self.exact[key]
         else:
-            name = next((name for pattern, name in self.patterns if matches(pattern, key)), written.strip().translate(FULL_WIDTH))
+            name = next(
+                (name for pattern, name in self.patterns if matches(pattern, key)),
+                written.strip().translate(FULL_WIDTH),
+            )
         self[written] = name
         return name
 
@@ -121,7 +126,9 @@ def compile_alias(alias: str) -> regex.Pattern[str]:
     try:
         return regex.compile(alias[1:-1])
     except regex.error as error:
-        raise InputError(f"params.yaml: `extract.aliases`: expected a regular expression in {alias}, got {error}") from error
+        raise InputError(
+            f"params.yaml: `extract.aliases`: expected a regular expression in {alias}, got {error}"
+        ) from error
 
 
 def matches(pattern: regex.Pattern[str], name: str) -> bool:
@@ -129,7 +136,9 @@ def matches(pattern: regex.Pattern[str], name: str) -> bool:
     try:
         return pattern.fullmatch(name, timeout=1.0) is not None
     except TimeoutError as error:
-        raise InputError(f"params.yaml: `extract.aliases`: /{pattern.pattern}/ took over a second on `{name[:40]}`") from error
+        raise InputError(
+            f"params.yaml: `extract.aliases`: /{pattern.pattern}/ took over a second on `{name[:40]}`"
+        ) from error
 
 
 # --- encoding and format of each file
@@ -173,12 +182,17 @@ class Folder:
         if suffix(name) == ".docx":
             return FORMATS["docx"], "suffix .docx"
         head = text[:SNIFFED]
-        scores = {entry.name: entry.sniff(head) + SUFFIX_BONUS * (suffix(name) in entry.suffixes) for entry in FORMATS.values()}
+        scores = {
+            entry.name: entry.sniff(head) + SUFFIX_BONUS * (suffix(name) in entry.suffixes)
+            for entry in FORMATS.values()
+        }
         best = max(scores, key=lambda entry: scores[entry])
         if scores[best] <= 0:
             return FORMATS["text"], "no format knows it"
         others = sorted(scores, key=lambda entry: -scores[entry])[1:2]
-        return FORMATS[best], f"{best} {scores[best]:.2f}, next " + ", ".join(f"{other} {scores[other]:.2f}" for other in others)
+        return FORMATS[best], f"{best} {scores[best]:.2f}, next " + ", ".join(
+            f"{other} {scores[other]:.2f}" for other in others
+        )
 
     def files(self) -> Iterator[File]:
         for source in self.sources:
@@ -215,8 +229,12 @@ def extract(sources: Iterable[Source], params: ExtractParams, tally: Tally) -> I
     learned = folder.survey()
     for file in folder.files():
         aliases = folder.setting(file.name, "aliases")
-        names = Names({**params.aliases, **{k: [*params.aliases.get(k, []), *v] for k, v in aliases.items()}}, params.narrators)
-        options = Options(learned.get(file.format.name, {}), params.kag_name, params.kag_end, known(names), params.recurrence)
+        names = Names(
+            {**params.aliases, **{k: [*params.aliases.get(k, []), *v] for k, v in aliases.items()}}, params.narrators
+        )
+        options = Options(
+            learned.get(file.format.name, {}), params.kag_name, params.kag_end, known(names), params.recurrence
+        )
         yield from read_file(file, names, options, tally)
 
 
@@ -285,7 +303,9 @@ def account(file: File, messages: int, named: int, rejects: int, used: int) -> d
     if file.decoded.mojibake_lines:
         row["mojibake_repaired"] = len(file.decoded.mojibake_lines)
     if not named:
-        row["note"] = f"nobody is named: either `{file.format.name}` names no speakers, or extract.format is wrong for this file"
+        row["note"] = (
+            f"nobody is named: either `{file.format.name}` names no speakers, or extract.format is wrong for this file"
+        )
     return row
 
 
@@ -319,7 +339,10 @@ def suspicious(counts: dict[str, int]) -> list[dict[str, Any]]:
     found = []
     for name, count in sorted(counts.items()):
         larger = sorted(other for other in counts if counts[other] > 2 * count)
-        near = {other for other, _, _ in process.extract(name, larger, scorer=Levenshtein.distance, score_cutoff=1, limit=None)}
+        near = {
+            other
+            for other, _, _ in process.extract(name, larger, scorer=Levenshtein.distance, score_cutoff=1, limit=None)
+        }
         near = {other for other in near if len(name) > 1}
         near |= {other for other in larger if len(other) > 1 and (other in name or (len(name) > 1 and name in other))}
         if near:
@@ -344,7 +367,9 @@ def find_sources(root: Path, tally: Tally) -> list[Source]:
         else:
             sources.append(Source(name, path.read_bytes))
     if not sources:
-        raise InputError(f"expected script files in {root} (extract.source), found none among {len(tally.skipped)} files")
+        raise InputError(
+            f"expected script files in {root} (extract.source), found none among {len(tally.skipped)} files"
+        )
     return sources
 
 

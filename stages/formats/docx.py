@@ -26,7 +26,9 @@ def document_text(name: str, data: bytes) -> str:
     try:
         document = docx.Document(io.BytesIO(data))
     except (ValueError, KeyError, LxmlError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise InputError(f"{name}: expected a Word document, got {error}\nhint: open it in Word, save it as .docx") from error
+        raise InputError(
+            f"{name}: expected a Word document, got {error}\nhint: open it in Word, save it as .docx"
+        ) from error
     paragraphs: list[str] = []
     for block in document.iter_inner_content():
         if isinstance(block, Table):
@@ -38,7 +40,7 @@ def document_text(name: str, data: bytes) -> str:
 
 
 def _check(name: str, data: bytes) -> None:
-    """Refuse what would unpack without bound or brings its own XML entities; zipfile never unpacks beyond these sizes."""
+    """Refuse what unpacks without bound (zipfile keeps to the sizes it declares) or brings its own XML entities."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as parts:
             size = sum(part.file_size for part in parts.infolist())
@@ -48,15 +50,15 @@ def _check(name: str, data: bytes) -> None:
                 if part.filename.endswith((".xml", ".rels")) and b"<!DOCTYPE" in parts.read(part)[:4096]:
                     raise InputError(f"{name}: expected plain Word XML, got a document type in {part.filename}")
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise InputError(f"{name}: expected a Word document, got {error}\nhint: open it in Word, save it as .docx") from error
+        raise InputError(
+            f"{name}: expected a Word document, got {error}\nhint: open it in Word, save it as .docx"
+        ) from error
 
 
 def read(paragraphs: str, options: Options) -> Iterator[Message | Reject]:
     """The messages, numbered by paragraph."""
     numbers = [
-        number
-        for number, paragraph in enumerate(paragraphs.split("\n"), 1)
-        for _ in range(1 + paragraph.count(BREAK))
+        number for number, paragraph in enumerate(paragraphs.split("\n"), 1) for _ in range(1 + paragraph.count(BREAK))
     ]
     lines = paragraphs.replace(BREAK, "\n")
     reader = prose if prose.sniff(lines) > text.sniff(lines) else text

@@ -1,0 +1,67 @@
+"""The keys under which JSON and CSV scripts hold a message and its speaker, and a message made of them."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from stages.formats.message import Message, Reject
+from stages.formats.quotes import mixed_names, spoken
+
+NAMES = ("name", "names", "speaker", "character", "chara", "who", "role", "角色", "说话人", "名字", "名前")
+TEXTS = (  # translations first, the later revision first: GalTransl keeps them beside the original
+    *("proofread_dst", "proofread_zh", "pre_dst", "pre_zh", "post_zh_preview", "post_dst_preview"),
+    *("message", "text", "content", "dialogue", "dialog", "sentence", "line"),
+    *("台词", "内容", "对话", "文本", "テキスト"),
+    *("post_src", "pre_src", "post_jp", "pre_jp"),
+)
+SURROGATE = re.compile("[\ud800-\udfff]")
+SCENES = ("scene", "label", "chapter", "场景", "章节")
+
+
+class Row(NamedTuple):
+    """One object or table row: where it begins, and its keys in lower case."""
+
+    line: int
+    values: Mapping[str, Any]
+
+
+def is_message(values: Mapping[str, Any]) -> bool:
+    return any(isinstance(values.get(key), str) for key in TEXTS)
+
+
+def messages(rows: Iterable[Row]) -> Iterator[Message | Reject]:
+    """The messages of the rows, in order; reads all rows, because some names have prose under them too."""
+    found = [(row.line, _name(row.values), _text(row.values), _first(row.values, SCENES)) for row in rows]
+    mixed = mixed_names((name, text[0], 1) for _, name, text, _ in found if name and text)
+    for line, name, text, scene in found:
+        if not text:
+            yield Reject(line, name or "", "a record without words")
+        elif name:
+            yield spoken(line, name, text, scene, mixed)
+        else:
+            yield Message(line, None, text, "narration", scene)
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    """The speaker; of several at once, all of them with · between."""
+    for key in NAMES:
+        value = values.get(key)
+        if isinstance(value, list):
+            return "·".join(_clean(part) for part in value if isinstance(part, str) and part.strip())
+        if isinstance(value, str) and value.strip():
+            return _clean(value)
+    return ""
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    return _first(values, TEXTS)
+
+
+def _first(values: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return next((_clean(value) for key in keys if isinstance(value := values.get(key), str) and value.strip()), "")
+
+
+def _clean(text: str) -> str:
+    """Without the engine's indent; lone surrogates, which JSON can spell and UTF-8 cannot, replaced."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").strip().split("\n")
+    return SURROGATE.sub("\ufffd", "\n".join(line.strip() for line in lines))

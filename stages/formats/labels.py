@@ -1,0 +1,141 @@
+"""Which labels of a plain text are names, and in which form it writes them.
+
+A label is a name if it recurs, if the alias map or another file of the folder knows it, or if the form leaves no
+doubt; any other is prose with a colon.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from stages.formats.marks import CHOICE, NUMERAL, TITLE
+from stages.formats.message import Options
+from stages.formats.quotes import mixed_names
+
+NAME = r"[^\s：:「」『』“”\"…。！!，,；;][^：:\n\t「」『』“”\"…。！!，；;]{0,39}"
+LABELS = {  # form -> the label as written, and the first character of what follows it
+    "colon": re.compile(rf"^([ \t　]*{NAME})[：:][ \t　]*(.?)", re.M),
+    "tab": re.compile(rf"^({NAME})\t[ \t　]*(.?)", re.M),
+    "bracket": re.compile(r"^([ \t　]*[【\[［][^】\]］\n]{1,40}[】\]］])[：:]?[ \t　]*(.?)", re.M),
+    "quote": re.compile(rf"^([ \t　]*{NAME})([「『“])[^\n]*[」』”][ \t　]*$", re.M),
+    "above": re.compile(r"(?:^|(?<=\n\n))([ \t　]*[^\s「『“（(][^\n：:。！，…「」]{0,30})\n[ \t　]*(?=([「『“\"]))"),
+}
+MARKS = {
+    "colon": "：:",
+    "tab": "\t",
+    "bracket": "】]］",
+    "quote": "」』”",
+    "above": '「『“"',
+}  # a text without them lacks the form
+BRACKET = re.compile(r"[ \t　]*[【\[［]([^】\]］\n]{1,40})[】\]］]")
+MANNER = re.compile(r"(.+?)[ 　]*([（(][^（()）]{1,20}[)）])")
+SETTING = frozenset(
+    ("时间", "地点", "场景", "背景", "音乐", "音效", "画面", "镜头", "备注", "注", "場所", "BGM", "BG", "SE", "CG")
+)
+PROSE_ENDINGS = re.compile(r"(?:[写说說道问問喊叫答想着是为]|如下|说明|原则)$")
+ORDINAL = re.compile(rf"第{NUMERAL}")
+
+
+class Form(NamedTuple):
+    """How a file names its speakers."""
+
+    name: str
+    names: dict[str, str]  # label as written -> name
+    manners: dict[str, str]  # label as written -> the （小声） in it
+    paragraphs: bool  # a label stands after a blank line, its text runs to the next one
+    mixed: frozenset[str]  # names with prose under them too
+
+
+def find_form(text: str, options: Options) -> Form | None:
+    """The form that labels most lines, or None where none labels any."""
+    forms = [form for name in LABELS if (form := examine(name, text, options))]
+    return max(forms, key=lambda form: form[0])[1] if forms else None
+
+
+def examine(form: str, text: str, options: Options) -> tuple[int, Form] | None:
+    """The lines that a form labels, and what it takes for names."""
+    if not any(mark in text for mark in MARKS[form]):
+        return None
+    found = Counter(LABELS[form].findall(text))
+    labels: Counter[str] = Counter()
+    for (label, _), count in found.items():
+        labels[label] += count
+    bare = sum(count for (_, first), count in found.items() if not first)
+    names, manners = _names(labels, text, options, by_form=form in ("quote", "above") or 2 * bare > labels.total())
+    if not names:
+        return None
+    openings = ((names[label], first, count) for (label, first), count in found.items() if first and label in names)
+    paragraphs = form in ("colon", "bracket") and bare > 1 and _paragraphs(form, names, text)
+    lines = sum(labels[label] for label in names)
+    return lines, Form(form, names, manners, paragraphs, mixed_names(openings))
+
+
+def _names(
+    labels: Counter[str], text: str, options: Options, *, by_form: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The labels that are names, as written -> as a name, and -> the manner of speaking noted in them."""
+    clean = {label: clean_name(label) for label in labels}
+    counts: Counter[str] = Counter()
+    for label, count in labels.items():
+        counts[clean[label]] += count
+    sure = {name for name in counts if name in options.known or name in options.names}
+    likely = {name for name in counts if name not in sure and plausible(name)}
+    recurring = sure | {name for name in likely if counts[name] >= options.recurrence}
+    if not by_form:  # a comma is prose, except where the form leaves no doubt: Senators, &C:
+        likely = {name for name in likely if "," not in name}
+        recurring -= {name for name in recurring - sure if "," in name}
+        dense = sum(counts[name] for name in likely | sure) * 5 >= 4 * nonblank(text)
+        likely = {name for name in likely if dense or name.endswith(("？", "?")) or _several(name, recurring)}
+    accepted = recurring | likely
+    names = {label: name for label, name in clean.items() if name in accepted}
+    manners = {}
+    for label, name in clean.items():
+        if (noted := MANNER.fullmatch(name)) and noted[1] in accepted:
+            names[label], manners[label] = noted[1], noted[2]
+    return names, manners
+
+
+def clean_name(label: str) -> str:
+    """A label without indent, padding and brackets."""
+    inner = BRACKET.fullmatch(label.rstrip(" \t　"))
+    return (inner[1] if inner else label).strip(" \t　")
+
+
+def plausible(name: str) -> bool:
+    """Whether a label could be a name at all; prose before a colon mostly could not."""
+    if not name or name in SETTING or name[0].isdigit() or CHOICE.fullmatch(name) or TITLE.fullmatch(name):
+        return False
+    if name.isascii():
+        return len(name.split()) <= 6 and any(map(str.isalpha, name)) and not name.startswith("http")
+    return len(name) <= 16 and not PROSE_ENDINGS.search(name) and not ORDINAL.match(name)
+
+
+def _several(name: str, names: set[str]) -> bool:
+    """夏生·水菜萌: several known names in one label."""
+    parts = re.split("[·・/／&＆、和]", name)
+    return len(parts) > 1 and all(part.strip() in names for part in parts)
+
+
+def _paragraphs(form: str, names: dict[str, str], text: str) -> bool:
+    """Whether the labels that stand alone on their line nearly always follow a blank line."""
+    alone = [match.start() for match in LABELS[form].finditer(text) if match[1] in names and not match[2]]
+    after_blank = sum(start < 2 or text[start - 2] == "\n" for start in alone)
+    return len(alone) > 1 and after_blank * 10 >= 9 * len(alone)
+
+
+def nonblank(text: str) -> int:
+    """Lines that carry anything."""
+    return sum(not line.isspace() for line in text.split("\n") if line)
+
+
+def survey(texts: Iterable[str]) -> dict[str, str]:
+    """Labels that at least two files of the folder use: short scene files name a person once each."""
+    files: Counter[str] = Counter()
+    for text in texts:
+        files.update({clean_name(label) for form in ("colon", "tab", "bracket") for label in _labels(form, text)})
+    return {name: name for name, count in sorted(files.items()) if count > 1 and plausible(name)}
+
+
+def _labels(form: str, text: str) -> set[str]:
+    return {label for label, _ in LABELS[form].findall(text)} if any(mark in text for mark in MARKS[form]) else set()
