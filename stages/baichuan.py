@@ -338,8 +338,8 @@ def read_sentencepiece(path: Path) -> SentencePiece:
         pieces = [_piece(dict(_fields(value))) for field, value in parts if field == 1]
         trainer = {k: v for field, value in parts if field == 2 for k, v in _fields(value)}
         normaliser = {k: v for field, value in parts if field == 3 for k, v in _fields(value)}
-    except (IndexError, TypeError, ValueError, struct.error) as error:
-        raise InputError(f"{path}: expected a SentencePiece model, got {error or 'something else'}") from error
+    except (KeyError, IndexError, TypeError, ValueError, struct.error) as error:
+        raise InputError(f"{path}: expected a SentencePiece model, got something else") from error
     return SentencePiece(
         pieces,
         trainer.get(3, 1),
