@@ -88,17 +88,18 @@ def main() -> None:
     options = parser.parse_args()
     folder = find_adapter(options.adapter)
     print(f"loading {folder} …", file=sys.stderr)
-    from stages.inference import (
-        load_character,
-        stream,
-    )  # torch takes seconds: only once the adapter is known to be there
+    from stages.inference import addressing, load_character, stream  # torch takes seconds: only for a sound adapter
 
     character = load_character(folder)
     given = {"temperature": options.temperature, "seed": options.seed}
     decoding = {**character.card["decoding"], **{key: value for key, value in given.items() if value is not None}}
     talk = Talk(character.card["persona"], options.name or character.card["user_name"])
     print(f"({HELP})")
-    converse(talk, character.card["character"], lambda messages: stream(character, messages, decoding))
+
+    def reply(messages: list[Message]) -> Iterator[str]:
+        return stream(addressing(character, talk.user_name), messages, decoding)
+
+    converse(talk, character.card["character"], reply)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ Replies come in batches: what all conversations begin with is computed once, and
 import json
 import random
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +22,12 @@ from tqdm import tqdm
 from stages.base_model import find_device, load_base
 from stages.conversation import encode, stop_ids
 from stages.records import InputError
+from stages.trust import check_adapter
 
 Message = dict[str, Any]
 Conversation = Sequence[Message]
 
-WEIGHTS = "adapter_model.safetensors"
-CARD, CONFIG, TEMPLATE = "character.json", "adapter_config.json", "chat_template.jinja"
+CARD, TEMPLATE = "character.json", "chat_template.jinja"
 CARD_KEYS = ("character", "partner", "user_name", "persona", "base_model", "revision", "decoding")
 DECODING_KEYS = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
 
@@ -92,12 +93,11 @@ def load_character(folder: Path | str) -> Character:
     Raises InputError for weights that are not safetensors, and for an adapter that was made for another base.
     """
     folder = Path(folder)
+    check_adapter(folder)
     card = read_card(folder)
-    check_weights(folder, card)
     dtype = "fp32" if find_device().type == "cpu" else "auto"
     base, tokenizer = load_base(card["base_model"], revision=card["revision"], dtype=dtype)
-    if (folder / TEMPLATE).is_file():
-        tokenizer.chat_template = (folder / TEMPLATE).read_text(encoding="utf-8")
+    tokenizer.chat_template = (folder / TEMPLATE).read_text(encoding="utf-8")
     try:
         model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
@@ -106,28 +106,12 @@ def load_character(folder: Path | str) -> Character:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """character.json; raises InputError if it or one of its keys is missing."""
-    path = folder / CARD
-    if not path.is_file():
-        raise InputError(f"expected {path}, found no such file\nhint: `dvc repro` trains it, `dvc pull` fetches it")
-    card = json.loads(path.read_text(encoding="utf-8"))
+    """character.json; raises InputError if one of its keys is missing."""
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     missing = [key for key in CARD_KEYS if key not in card]
     if missing:
-        raise InputError(f"{path}: expected the keys {CARD_KEYS}, lacks {missing}\nhint: train again")
+        raise InputError(f"{folder / CARD}: expected the keys {CARD_KEYS}, lacks {missing}\nhint: train again")
     return card
-
-
-def check_weights(folder: Path, card: Mapping[str, Any]) -> None:
-    """Safetensors only, for this base and no other: a pickle could run code, another base would speak nonsense."""
-    if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
-        found = sorted(path.name for path in folder.iterdir())
-        raise InputError(f"{folder}: expected {WEIGHTS} and {CONFIG}, found {found}\nhint: pickled weights are refused")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    made_for = config.get("base_model_name_or_path")
-    if made_for != card["base_model"]:
-        raise InputError(f"{folder}: {CONFIG} names the base {made_for!r}, {CARD} names {card['base_model']!r}")
-    if config.get("revision") not in (None, card["revision"]):
-        raise InputError(f"{folder}: {CONFIG} names revision {config['revision']!r}, {CARD} {card['revision']!r}")
 
 
 # --- the two doors
@@ -154,10 +138,10 @@ def stream(character: Character, messages: Conversation, decoding: Mapping[str, 
     draft, said = Draft(0, dice(prompt, seed)), 0
     for _ in generate(character, [prompt], [draft], options):
         text, closed = spoken(character, draft.tokens)
-        sure = len(text) if closed else len(held_back(character, text))
-        if sure > said:
-            yield text[said:sure]
-            said = sure
+        sure = text if closed else held_back(character, text)
+        if len(sure) > said:
+            yield sure[said:]
+            said = len(sure)
         if closed:
             return
     text, _ = spoken(character, draft.tokens)
@@ -217,18 +201,27 @@ def dice(prompt: Sequence[int], seed: int) -> random.Random:
 
 
 def encode_prompt(tokenizer: Any, messages: Conversation) -> list[int]:
-    """Token ids of the conversation; while it is too long its oldest round is left out, never the system turn."""
-    messages = list(messages)
+    """Token ids of the conversation, its oldest rounds left out while it is too long."""
+    return encode(tokenizer, trim_history(tokenizer, messages, CONTEXT_TOKENS), add_generation_prompt=True)
+
+
+def trim_history(tokenizer: Any, messages: Conversation, limit: int) -> list[Message]:
+    """The messages without so many of the oldest rounds that `limit` tokens hold the prompt.
+
+    A round begins with a user turn and goes as a whole; the system turn and the last round always stay.
+    """
     opening = 1 if messages and messages[0]["role"] == "system" else 0
-    ids = encode(tokenizer, messages, add_generation_prompt=True)
-    while len(ids) > CONTEXT_TOKENS and len(messages) > opening + 1:
-        rest = messages[opening + 1 :]
-        next_round = next((i for i, message in enumerate(rest) if message["role"] == "user"), len(rest))
-        if next_round == len(rest):
-            break
-        messages = messages[:opening] + rest[next_round:]
-        ids = encode(tokenizer, messages, add_generation_prompt=True)
-    return ids
+    starts = [i for i, message in enumerate(messages) if i > opening and message["role"] == "user"]
+
+    def after(start: int) -> list[Message]:
+        return [*messages[:opening], *messages[start:]]
+
+    def fits(start: int) -> bool:
+        return len(encode(tokenizer, after(start), add_generation_prompt=True)) <= limit
+
+    if not starts or fits(opening):
+        return list(messages)
+    return after(starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)])
 
 
 def batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
