@@ -88,7 +88,11 @@ def main() -> None:
     options = parser.parse_args()
     folder = find_adapter(options.adapter)
     print(f"loading {folder} …", file=sys.stderr)
-    from stages.inference import addressing, load_character, stream  # torch takes seconds: only for a sound adapter
+    from stages.inference import (
+        addressing,
+        load_character,
+        stream,
+    )  # torch takes seconds: only once the adapter is known to be there
 
     character = load_character(folder)
     given = {"temperature": options.temperature, "seed": options.seed}

@@ -114,6 +114,11 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def addressing(character: Character, user_name: str) -> Character:
+    """The same character with a user of this name, for whom she must not speak either."""
+    return replace(character, card={**character.card, "user_name": user_name})
+
+
 # --- the two doors
 
 
