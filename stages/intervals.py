@@ -37,20 +37,17 @@ def ratio(of: Ratio) -> float | None:
     return float(np.sum(of.numerators)) / total if total else None
 
 
-def ratio_interval(of: Ratio, draws: int, seed: int) -> Interval | None:
-    """A bootstrap interval of the ratio over its groups."""
-    estimate = ratio(of)
-    return None if estimate is None else _interval(estimate, _resampled(of, order(of.groups), draws, seed))
+def interval(terms: Sequence[tuple[float, Ratio]], draws: int, seed: int) -> Interval | None:
+    """A bootstrap interval of a weighted sum of ratios, all drawn over the same scenes each time.
 
-
-def paired_difference(one: Ratio, other: Ratio, draws: int, seed: int) -> Interval | None:
-    """`one` minus `other`, both drawn over the same scenes each time."""
-    estimates = ratio(one), ratio(other)
-    if estimates[0] is None or estimates[1] is None:
+    One ratio: [(1, a)]; a paired difference: [(1, a), (-1, b)]. None where a ratio has nothing to divide by.
+    """
+    estimates = [ratio(of) for _, of in terms]
+    if any(estimate is None for estimate in estimates):
         return None
-    groups = order([*one.groups, *other.groups])
-    samples = [_resampled(of, groups, draws, seed) for of in (one, other)]
-    return _interval(estimates[0] - estimates[1], samples[0] - samples[1])
+    groups = order([group for _, of in terms for group in of.groups])
+    samples = sum(weight * _resampled(of, groups, draws, seed) for weight, of in terms)
+    return _interval(sum(weight * estimate for (weight, _), estimate in zip(terms, estimates, strict=True)), samples)
 
 
 def order(groups: Sequence[Hashable]) -> list[Hashable]:

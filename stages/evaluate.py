@@ -1,0 +1,369 @@
+"""The frozen exam, the probes and the adapter -> reports/metrics.json and reports/replies.jsonl.
+
+Base, adapter and the real held-out lines side by side, from one loaded model. `--gate` re-reads the metrics and fails
+where one misses its threshold.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from hashlib import sha256
+from math import log
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+import transformers
+
+from stages.cli import run
+from stages.exam import (
+    HERS,
+    Exam,
+    Said,
+    Sheet,
+    choice_tree,
+    core_rule,
+    distractors,
+    ranking_tree,
+    read_exam,
+    sheets,
+    shuffled_pairs,
+    shuffled_tree,
+    true_tree,
+    turns,
+)
+from stages.failures import make_detectors
+from stages.figures import (
+    Chosen,
+    Model,
+    Numbers,
+    Ranked,
+    Scored,
+    answered,
+    compare,
+    of_texts,
+    rounded,
+    scorecard,
+    sides,
+    voices,
+)
+from stages.inference import Character, load_character
+from stages.intervals import interval, ratio
+from stages.memorisation import SuffixAutomaton
+from stages.messages import Card, to_messages
+from stages.metrics import characters, length, mean
+from stages.params import load_params
+from stages.probes import Probe, read_probe
+from stages.records import InputError, read_jsonl, write_json, write_jsonl
+from stages.replies import Judge, Plan, Row, answer_all, held_out, probed, row, spread
+from stages.scoring import Scores, score
+from stages.voice import Voice, auc, train_voice
+
+ADAPTER = Path("models/adapter")
+EXAM = Path("processed/exam.jsonl")
+PROBES = Path("processed/probes.jsonl")
+METRICS = Path("reports/metrics.json")
+REPLIES = Path("reports/replies.jsonl")
+CARD_FIELDS = ("character", "partner", "user_name", "persona", "narration")
+BITS = 1 / log(2)  # of a nat
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    """The `evaluate` section of params.yaml."""
+
+    held_out_replies: int
+    chat_replies: int
+    chat_probes: int
+    ranked_turns: int
+    max_new_tokens: int
+    draws: int
+    swear_allow: list
+    at_most: dict
+    at_least: dict
+    seed: int
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The exam made ready for one tokenizer: sheets, her test turns, probes, and the turns to rank."""
+
+    exam: Exam
+    card: Card
+    probes: list[Probe]
+    sheets: list[Sheet]
+    said: list[Said]
+    shuffled: list[tuple[Sheet, Sheet]]
+    ranked: list[tuple[Sheet, Any, list[str]]]
+
+
+def prepare(exam: Exam, probes: list[Probe], character: Character, params: EvaluateParams) -> Paper:
+    """All that will be asked, in tokens."""
+    card = Card(**{name: character.card[name] for name in CARD_FIELDS})
+    core = core_rule(exam.lines_of(card.character))
+    all_sheets = [sheet for each in exam.dialogues for sheet in sheets(character.tokenizer, each, card, core)]
+    test = [sheet for sheet in all_sheets if sheet.asked and sheet.asked[0].said.split == "test"]
+    said = [turn for dialogue in exam.of("test") for turn in turns(dialogue, card, core) if turn.who == HERS]
+    asked = [(sheet, one) for sheet in test for one in sheet.asked if one.said.who == HERS]
+    chosen = [(sheet, one, distractors(exam, card, one.said, params.seed)) for sheet, one in asked]
+    ranked = spread([each for each in chosen if len(each[2]) == 9], params.ranked_turns)
+    return Paper(exam, card, probes, all_sheets, said, shuffled_pairs(test), ranked)
+
+
+# --- scoring
+
+
+def ask_model(character: Character, paper: Paper, side: str) -> Model:
+    """Everything that one model is asked by teacher forcing."""
+    model, tokenizer = character.model.get_base_model(), character.tokenizer
+    chosen = [probe for probe in paper.probes if probe.right and probe.wrong]
+    trees = [
+        *(true_tree(sheet, sheet.asked[0].said.split == "test") for sheet in paper.sheets),
+        *(shuffled_tree(own, other) for own, other in paper.shuffled),
+        *(ranking_tree(tokenizer, sheet, asked, others) for sheet, asked, others in paper.ranked),
+    ]
+    choices = [choice_tree(tokenizer, paper.card, probe) for probe in chosen]
+    with character.model.disable_adapter() if side == "base" else nullcontext():
+        scores = score(model, trees, f"{side}, turns")
+        of_choices = score(model, choices, f"{side}, choices")
+    first, second = len(paper.sheets), len(paper.sheets) + len(paper.shuffled)
+    mixed = shuffled_bits(paper.shuffled, scores[first:second])
+    return Model(
+        [one for sheet, of in zip(paper.sheets, scores[:first], strict=True) for one in turn_scores(sheet, of, mixed)],
+        [rank(*each) for each in zip(paper.ranked, scores[second:], strict=True)],
+        [choose(*each) for each in zip(chosen, of_choices, strict=True)],
+    )
+
+
+def turn_scores(sheet: Sheet, scores: Scores, mixed: dict[tuple[str, int], float]) -> list[Scored]:
+    """Each turn of a sheet with the bits of its text and of its end token."""
+    found = []
+    for said, start, stop in sheet.asked:
+        if said.who == HERS or said.split == "test":
+            values = [-value * BITS for value in scores.trunk[start:stop]]
+            text, end = (sum(values[:-1]), values[-1]) if said.who == HERS else (sum(values), 0.0)
+            found.append(Scored(said, text, end, mixed.get((said.dialogue, said.place)) if said.who == HERS else None))
+    return found
+
+
+def shuffled_bits(pairs: Sequence[tuple[Sheet, Sheet]], scores: Sequence[Scores]) -> dict[tuple[str, int], float]:
+    """The bits of each of her turns in another dialogue's place, end token left out."""
+    found = {}
+    for (own, _), of in zip(pairs, scores, strict=True):
+        hers = [asked.said for asked in own.asked if asked.said.who == HERS]
+        for said, values in zip(hers, of.branches, strict=True):
+            found[said.dialogue, said.place] = -sum(values[:-1]) * BITS
+    return found
+
+
+def rank(item: tuple[Sheet, Any, list[str]], scores: Scores) -> Ranked:
+    """The gold reply's rank by mean log-probability a character; a tie counts against it."""
+    _, asked, others = item
+    texts = (asked.said.text, *others)
+    gold, *rest = (sum(values) / length(text) for values, text in zip(scores.branches, texts, strict=True))
+    return Ranked(asked.said.scene, 1 + sum(value >= gold for value in rest))
+
+
+def choose(probe: Probe, scores: Scores) -> Chosen:
+    """How far the right self-description is ahead of the best wrong one."""
+    texts = (probe.right, *probe.wrong)
+    right, *wrong = (sum(values) / length(text) for values, text in zip(scores.branches, texts, strict=True))
+    return Chosen(probe.id, right - max(wrong))
+
+
+# --- replies
+
+
+def make_judge(paper: Paper, voice: Voice | None, params: EvaluateParams) -> Judge:
+    """All that looks at a reply, made from raw train lines and the probes."""
+    lines = [text for _, text in paper.exam.lines]
+    hers = paper.exam.lines_of(paper.card.character)
+    allowed = tuple(params.swear_allow)
+    detectors = make_detectors(hers, paper.probes, allowed)
+    return Judge(detectors, voice, SuffixAutomaton(lines), frozenset(line.strip() for line in lines), allowed)
+
+
+def ask_for_replies(character: Character, paper: Paper, judge: Judge, params: EvaluateParams) -> list[Row]:
+    """The rows of reports/replies.jsonl; a held-out turn that was not drawn keeps its real line alone."""
+    messages = {each.id: to_messages(each, paper.card) for each in paper.exam.of("test")}
+    contexts = {name: [{"role": m["role"], "content": m["content"]} for m in of] for name, of in messages.items()}
+    every = held_out(paper.said, contexts)
+    drawn, probes = spread(every, params.held_out_replies), probed(paper.probes, paper.card)
+    sampled = spread(drawn, params.chat_replies) + spread(probes, params.chat_probes)
+    plan = Plan(drawn + probes, sampled, params.max_new_tokens, params.seed)
+    rows = list(answer_all(character, plan, judge, paper.card))
+    taken = {question.id for question in drawn}
+    return rows + [row(each, "greedy", {}, judge, paper.card) for each in every if each.id not in taken]
+
+
+# --- the metrics
+
+
+def summarise(
+    paper: Paper, models: dict[str, Model], rows: list[Row], voice: Voice | None, params: EvaluateParams
+) -> Numbers:
+    """Everything in reports/metrics.json but where it came from."""
+    probes = {probe.id: probe for probe in paper.probes}
+    ratios = sides(models, rows, probes, paper.card.partner)
+    numbers = {name: {key: ratio(of) for key, of in table.items()} for name, table in ratios.items()}
+    add_texts(numbers, rows, params.seed)
+    for name, value in voices(numbers).items():
+        numbers[name]["voice"] = value
+    intervals = {
+        name: {key: list(interval([(1, of)], params.draws, params.seed)[1:3]) for key, of in table.items()}
+        for name, table in ratios.items()
+    }
+    return {
+        "scorecard": scorecard(rows, params.draws, params.seed),
+        **{name: numbers[name] for name in ("base", "adapter", "real", "base_chat", "adapter_chat")},
+        "difference": compare(ratios, rows, params.draws, params.seed),
+        "controls": check_voice(paper, voice, numbers),
+        "intervals": intervals,
+        "scenes": by_scene(models),
+    }
+
+
+def add_texts(numbers: dict[str, Numbers], rows: list[Row], seed: int) -> None:
+    """The figures that are no ratios, on equal budgets of characters."""
+    greedy, chat = ([one for one in rows if one["decoding"] == name] for name in ("greedy", "chat"))
+    real = [reply["text"] for _, reply in answered(greedy, "real", "held_out")]
+    texts = {"real": real}
+    for side in ("base", "adapter"):
+        for name, own in ((side, greedy), (f"{side}_chat", chat)):
+            texts[name] = [reply["text"] for _, reply in answered(own, side, "held_out")]
+    budget = min((characters(of) for of in texts.values() if of), default=0)
+    for name, of in texts.items():
+        numbers[name] |= of_texts(of, real, budget, seed) if of else {}
+
+
+def check_voice(paper: Paper, voice: Voice | None, numbers: dict[str, Numbers]) -> Numbers:
+    """The voice classifier on held-out lines: its AUC, and his lines fed in as if they were replies."""
+    if voice is None:
+        return {}
+    held = [
+        (turn.speaker, piece.text)
+        for each in paper.exam.dialogues
+        for turn in each.turns
+        for piece in turn.lines
+        if each.split != "train" and piece.kind != "narration"
+    ]
+    hers, his = ([text for who, text in held if who == name] for name in (paper.card.character, paper.card.partner))
+    his_probability = mean(voice.her_share(his))
+    base, real = (numbers[side].get("voice_probability") for side in ("base", "real"))
+    return {
+        "voice_auc": auc(voice, hers, his),
+        "voice_probability_hers": mean(voice.her_share(hers)),
+        "voice_probability_his": his_probability,
+        "voice_his": None if None in (base, real, his_probability) else (his_probability - base) / (real - base),
+    }
+
+
+def by_scene(models: dict[str, Model]) -> list[list[Any]]:
+    """[scene, split, core, characters, base bits, adapter bits] of her turns: what another adapter is compared by."""
+    sums: dict[tuple[str, str, bool], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
+    for column, side in enumerate(("base", "adapter"), 1):
+        for said, bits, *_ in models[side].turns:
+            if said.who == HERS:
+                total = sums[said.scene, said.split, said.core]
+                total[0] += length(said.text) if column == 1 else 0
+                total[column] += bits
+    return [[*key, *values] for key, values in sums.items()]
+
+
+def evaluate(
+    exam: Exam, probes: list[Probe], character: Character, params: EvaluateParams
+) -> tuple[Numbers, list[Row]]:
+    """The metrics and the replies."""
+    paper = prepare(exam, probes, character, params)
+    voice = train_voice(exam.lines, paper.card.character, paper.card.partner)
+    models = {side: ask_model(character, paper, side) for side in ("base", "adapter")}
+    rows = ask_for_replies(character, paper, make_judge(paper, voice, params), params)
+    numbers = summarise(paper, models, rows, voice, params)
+    counts = {
+        "test_turns": len(paper.said),
+        "core_turns": sum(said.core for said in paper.said),
+        "test_scenes": len({said.scene for said in paper.said}),
+        "probes": len(paper.probes),
+        "probe_conversations": sum(len(probe.asks) for probe in paper.probes),
+        "ranked_turns": len(paper.ranked),
+        "held_out_replies": len(answered([one for one in rows if one["decoding"] == "greedy"], "adapter", "held_out")),
+        "chat_replies": len(answered([one for one in rows if one["decoding"] == "chat"], "adapter", "held_out")),
+    }
+    return rounded({**numbers, "counts": counts}), rows
+
+
+def provenance(exam: Exam, character: Character, adapter: Path, probes: Path) -> Numbers:
+    """What the figures were made from: hashes, versions, precision."""
+    weights = sorted(adapter.glob("*"))
+    digest = sha256(b"".join(path.name.encode() + path.read_bytes() for path in weights if path.is_file()))
+    return {
+        "exam_sha256": exam.sha256,
+        "probes_sha256": sha256(probes.read_bytes()).hexdigest(),
+        "adapter_sha256": digest.hexdigest(),
+        "base_model": character.card["base_model"],
+        "revision": character.card["revision"],
+        "device": character.model.device.type,
+        "dtype": str(character.model.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+# --- the gate
+
+
+def misses(metrics: Numbers, params: EvaluateParams) -> list[str]:
+    """The thresholds that are missed, each in words; a figure that is not there misses."""
+    found = []
+    for limits, word, holds in (
+        (params.at_most, "at most", lambda value, limit: value <= limit),
+        (params.at_least, "at least", lambda value, limit: value >= limit),
+    ):
+        for name, limit in limits.items():
+            value = look_up(metrics, name)
+            if value is None or not holds(value, limit):
+                found.append(f"{name}: expected {word} {limit}, got {value}")
+    return found
+
+
+def look_up(metrics: Numbers, name: str) -> float | None:
+    """The figure that a dotted name leads to."""
+    value: Any = metrics
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def gate(path: Path, params: EvaluateParams) -> None:
+    """Raise InputError naming every threshold that the metrics miss."""
+    if not path.is_file():
+        raise InputError(f"expected {path}, found no such file\nhint: `dvc repro evaluate` writes it")
+    missed = misses(orjson.loads(path.read_bytes()), params)
+    if missed:
+        raise InputError("the adapter misses\n" + "\n".join(f"  {line}" for line in missed))
+    print(f"evaluate: all {len(params.at_most) + len(params.at_least)} thresholds are met")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gate", action="store_true", help="only check reports/metrics.json against the thresholds")
+    options = parser.parse_args()
+    params = load_params("evaluate", EvaluateParams)
+    if options.gate:
+        return gate(METRICS, params)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    exam, probes = read_exam(EXAM), [read_probe(one) for one in read_jsonl(PROBES)]
+    character = load_character(ADAPTER)
+    metrics, rows = evaluate(exam, probes, character, params)
+    write_json(METRICS, {**metrics, "provenance": provenance(exam, character, ADAPTER, PROBES)})
+    write_jsonl(REPLIES, rows)
+    base, adapter = (metrics[side]["bits_per_character"] for side in ("base", "adapter"))
+    print(f"evaluate: bits per character {base:.3f} (base) -> {adapter:.3f} (adapter), {len(rows)} rows of replies")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,201 @@
+"""Exam and probes in, replies of base and adapter out, each with what the metrics saw in it.
+
+One row a reply (or, for a probe, a conversation): reports/replies.jsonl, as the report's browser shows it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from stages.exam import Said, system_message
+from stages.failures import FAILURES, Detector, provoked
+from stages.inference import Character, Conversation, Decoding, Reply, greedy, reply_all
+from stages.memorisation import SuffixAutomaton
+from stages.messages import Card, Message
+from stages.metrics import filler_spans, length, loop_spans, repetition
+from stages.probes import Probe, judge
+from stages.swearing import swear_spans
+from stages.voice import Voice
+
+SHOWN = 6  # messages of a held-out context that a row quotes
+BOTH = ("base", "adapter")
+Row = dict[str, Any]
+
+
+class Question(NamedTuple):
+    """A conversation to answer, turn by turn, and where it comes from: a held-out turn or a probe."""
+
+    id: str
+    scene: str
+    context: list[Message]
+    asks: list[str]
+    said: Said | None = None
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """All that looks at a reply."""
+
+    detectors: dict[str, Detector]
+    voice: Voice | None
+    training: SuffixAutomaton
+    training_lines: frozenset[str]
+    swear_allow: tuple[str, ...]
+
+    def measure(self, text: str) -> Row:
+        """Every figure of one reply, and the stretches that gave it."""
+        seen = {name: detect(text) for name, detect in self.detectors.items()}
+        copied = self.training.longest(text)
+        return {
+            "text": text,
+            "length": length(text),
+            "loop": bool(loop_spans(text)),
+            "filler_only": bool(filler_spans(text)),
+            "repetition": round(repetition(text), 4),
+            "swears_strongly": bool(swear_spans(text, self.swear_allow, "strong")),
+            "copied": copied,
+            "copied_whole": text.strip() in self.training_lines,
+            "voice": round(self.voice.her_share([text])[0], 4) if self.voice else None,
+            "seen": [{"metric": name, "start": a, "end": b} for name in seen for a, b in seen[name]],
+        }
+
+
+# --- what is asked
+
+
+def held_out(said: Sequence[Said], conversations: dict[str, list[Message]]) -> list[Question]:
+    """One question a held-out turn: all that was really said before it."""
+    questions = []
+    for turn in said:
+        before = conversations[turn.dialogue][: turn.place]
+        name = f"{turn.dialogue}@{turn.place}"
+        questions.append(Question(name, turn.scene, before[:-1], [before[-1]["content"]], said=turn))
+    return questions
+
+
+def probed(probes: Sequence[Probe], card: Card) -> list[Question]:
+    """One question a paraphrase; its id counts them."""
+    return [
+        Question(
+            f"{probe.id}/{number}",
+            f"probe:{probe.id}",
+            [system_message(Card(card.character, card.partner, name_for(probe, card), card.persona, card.narration))],
+            list(asks),
+            probe=probe,
+        )
+        for probe in probes
+        for number, asks in enumerate(probe.asks, 1)
+    ]
+
+
+def name_for(probe: Probe, card: Card) -> str:
+    """Who the user is in a probe."""
+    return probe.user_name or card.user_name
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the items, evenly over all of them: the same choice each time."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+# --- the answers
+
+
+def converse(
+    character: Character, questions: Sequence[Question], decoding: Decoding, *, use_adapter: bool, seed: int, title: str
+) -> list[list[Reply]]:
+    """Every reply of each conversation: the model answers each of the user's turns, its own answers before it."""
+    said: list[list[Reply]] = [[] for _ in questions]
+    for step in range(max((len(question.asks) for question in questions), default=0)):
+        going = [i for i, question in enumerate(questions) if step < len(question.asks)]
+        now = [so_far(questions[i], [reply.text for reply in said[i]]) for i in going]
+        replies = reply_all(character, now, decoding, use_adapter=use_adapter, seed=seed, title=title)
+        for i, reply in zip(going, replies, strict=True):
+            said[i].append(reply)
+    return said
+
+
+def so_far(question: Question, replies: Sequence[str]) -> Conversation:
+    """The conversation up to the user's next turn."""
+    messages = list(question.context)
+    for ask, reply in zip(question.asks, replies, strict=False):
+        messages += [{"role": "user", "content": ask}, {"role": "assistant", "content": reply}]
+    return [*messages, {"role": "user", "content": question.asks[len(replies)]}]
+
+
+# --- rows
+
+
+def row(question: Question, decoding: str, answers: dict[str, list[Reply]], judge_of: Judge, card: Card) -> Row:
+    """What reports/replies.jsonl says of one question; a side that did not answer is null."""
+    probe = question.probe
+    return {
+        "id": question.id,
+        "source": "probe" if probe else "held_out",
+        "kind": probe.kind if probe else None,
+        "decoding": decoding,
+        "scene": question.scene,
+        "user_name": name_for(probe, card) if probe else card.user_name,
+        "core": question.said.core if question.said else None,
+        "context": [message for message in question.context if message["role"] != "system"][-SHOWN:],
+        "asks": question.asks,
+        "real": judge_of.measure(question.said.text) if question.said else None,
+        **{side: side_of(question, answers.get(side), judge_of) for side in BOTH},
+    }
+
+
+def side_of(question: Question, replies: list[Reply] | None, judge_of: Judge) -> Row | None:
+    """One model's part of a row: its last reply measured, the verdict where it was a probe."""
+    if replies is None:
+        return None
+    texts, last = [reply.text for reply in replies], replies[-1]
+    measured = {
+        **judge_of.measure(last.text),
+        "replies": texts,
+        "tokens": last.tokens,
+        "ended": all(reply.ended for reply in replies),
+    }
+    return {**measured, **verdict_on(question.probe, texts, measured, judge_of)} if question.probe else measured
+
+
+def verdict_on(probe: Probe, texts: list[str], measured: Row, judge_of: Judge) -> Row:
+    """Whether the probe was passed, whether it brought its failure out, and the stretches that decided it."""
+    verdict = judge(probe, texts)
+    spans = [("claim", span) for span in verdict.claimed] + [("forbidden", span) for span in verdict.forbidden]
+    seen = measured["seen"] + [{"metric": name, "start": a, "end": b} for name, (a, b) in spans]
+    failed = probe.kind in FAILURES and provoked(probe, texts, judge_of.detectors[probe.kind])
+    return {"seen": seen, "passed": verdict.passed, "provoked": failed}
+
+
+class Plan(NamedTuple):
+    """How much is asked: greedy on everything, the front's own decoding on a part."""
+
+    questions: list[Question]
+    sampled: list[Question]
+    max_new_tokens: int
+    seed: int
+
+
+def answer_all(character: Character, plan: Plan, judge_of: Judge, card: Card) -> Iterator[Row]:
+    """All rows: first greedy, then under the decoding that chat uses."""
+    own = dict(character.card["decoding"])
+    own["max_new_tokens"] = min(own["max_new_tokens"], plan.max_new_tokens)
+    for name, decoding, questions in (
+        ("greedy", greedy(plan.max_new_tokens), plan.questions),
+        ("chat", Decoding(**own), plan.sampled),
+    ):
+        sides = {
+            side: converse(
+                character,
+                questions,
+                decoding,
+                use_adapter=side == "adapter",
+                seed=plan.seed,
+                title=f"{side}, {name}",
+            )
+            for side in BOTH
+        }
+        for index, question in enumerate(questions):
+            yield row(question, name, {side: sides[side][index] for side in BOTH}, judge_of, card)
