@@ -4,7 +4,7 @@ A reader gets the decoded text (line ends are "\\n", no byte order mark) and yie
 the source. To add one, write `sniff` and `read` in a file here and add its line.
 """
 
-from stages.formats import csv, docx, fountain, json, prose, renpy, subtitles, text
+from stages.formats import csv, docx, fountain, json, nameless, prose, renpy, subtitles, text
 from stages.formats.message import Format, Message, Options, Reject
 
 __all__ = ["FORMATS", "Format", "Message", "Options", "Reject"]
@@ -19,6 +19,10 @@ FORMATS: dict[str, Format] = {
         fountain.FORMAT,
         subtitles.FORMAT,
         prose.FORMAT,
+        nameless.INK,
+        nameless.NSCRIPTER,
+        nameless.TWEE,
+        nameless.AOZORA,
         renpy.FORMAT,
     )
 }

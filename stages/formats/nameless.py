@@ -1,0 +1,129 @@
+"""Formats that never say who speaks: Ink, NScripter, Twee, Aozora Bunko. They give narration and choices, and no name.
+
+Each takes off the markup that its engine defines; logic, commands and comments are structure.
+"""
+
+import re
+from collections.abc import Iterator
+
+from stages.formats.message import Format, Message, Options
+
+BLOCK_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.S)
+
+
+# --- Ink: https://github.com/inkle/ink/blob/master/Documentation/WritingWithInk.md
+
+INK_KNOT = re.compile(r"={2,}\s*(?:function\s+)?(\w+).*")
+INK_STITCH = re.compile(r"=\s*(\w+).*")
+INK_LOGIC = re.compile(
+    r"(?:VAR|CONST|LIST|INCLUDE|EXTERNAL|TODO:?)\b.*|~.*|\}+|(?:->|<-).*|\{[^}|]*:?|(?:else|[\w.()<>=!&| ]+)\s*:"
+)
+INK_CHOICE = re.compile(r"(?:[*+]\s*)+(?:\(\w+\)\s*)?(?:\{[^}]*\}\s*)*(.*)")
+INK_GATHER = re.compile(r"(?:-(?!>)\s*)+(?:\(\w+\)\s*)?")
+INK_TAIL = re.compile(r"\s*(?://.*|(?:->|<-)\s*[\w.]*(?:\s*->.*)?|#.*)$|<>")
+
+
+def read_ink(text: str, options: Options) -> Iterator[Message]:
+    """Content lines, and choices as the player sees them."""
+    knot = scene = ""
+    for number, line in _lines(BLOCK_COMMENT.sub(lambda found: "\n" * found[0].count("\n"), text)):
+        if found := INK_KNOT.fullmatch(line):
+            knot = scene = found[1]
+        elif found := INK_STITCH.fullmatch(line):
+            scene = f"{knot}.{found[1]}" if knot else found[1]
+        elif found := INK_CHOICE.fullmatch(line):
+            yield Message(number, None, _ink_choice(found[1]), "choice", scene)
+        else:
+            content = INK_GATHER.sub("", line, count=1) if line[0] == "-" else line
+            if not INK_LOGIC.fullmatch(content) and (words := INK_TAIL.sub("", content).strip()):
+                yield Message(number, None, words, "narration", scene)
+
+
+def _ink_choice(text: str) -> str:
+    """`"I'm fine[."]," I reply.` offers `"I'm fine."`."""
+    shown, bracket, rest = text.partition("[")
+    words = shown + rest.partition("]")[0] if bracket else shown
+    return INK_TAIL.sub("", words).strip() or text.strip() or "…"
+
+
+def sniff_ink(text: str) -> float:
+    marks = re.findall(r"^[ \t]*(?:={2,} *\w+|-> *\w+|~ *\w+|VAR \w+ *=|[*+][ \t].*\[)", text, re.M)
+    return min(0.9, 0.1 * len(marks)) if len(marks) > 3 and re.search(r"->|^={2,}", text, re.M) else 0.0
+
+
+# --- NScripter (0.txt, 00.txt): commands begin with ASCII letters, text does not; \ and @ wait for a click
+
+NSCRIPTER_MARKS = re.compile(r"[\\@/]|![swd]d?\d*|#[0-9A-Fa-f]{6}|^[`>]")
+
+
+def read_nscripter(text: str, options: Options) -> Iterator[Message]:
+    """Text lines; `;` comments, which often repeat them, and commands are left out."""
+    scene = ""
+    for number, line in _lines(text):
+        if line[0] == "*":
+            scene = line.lstrip("*").split()[0] if line.strip("*") else scene
+        elif (not line[0].isascii() or line[0] in "`>") and (words := NSCRIPTER_MARKS.sub("", line).strip()):
+            yield Message(number, None, words, "narration", scene)
+
+
+def sniff_nscripter(text: str) -> float:
+    waits = len(re.findall(r"^[^\x00-\x7f\n][^\n]*[\\@][ \t]*$", text, re.M))
+    labels = len(re.findall(r"^\*\w+", text, re.M))
+    return 0.8 if waits > 2 and labels and not re.search(r"^[@\[]|\[\w+", text, re.M) else 0.0
+
+
+# --- Twee 3 (Twine): https://github.com/iftechfoundation/twine-specs
+
+TWEE_PASSAGE = re.compile(r"::\s*((?:\\.|[^\\\[{])+?)\s*(\[[^\]]*\])?\s*(?:\{.*\})?")
+TWEE_LINK = re.compile(r"\[\[(.+?)(?:\]\[.*?)?\]\]")
+TWEE_MACRO = re.compile(r"<<.*?>>|\((?:[\w-]+):[^)]*\)|</?[a-z][^>]*>|\\$")
+TWEE_CODE = re.compile(r"Story(?:Data|Title|Init|Caption|Menu|Settings)|User(?:Script|Stylesheet)")
+
+
+def read_twee(text: str, options: Options) -> Iterator[Message]:
+    """Passage text, and the links as choices."""
+    scene, code = "", False
+    for number, line in _lines(text):
+        if found := TWEE_PASSAGE.fullmatch(line):
+            scene, tags = found[1], found[2] or ""
+            code = bool(TWEE_CODE.fullmatch(scene)) or "script" in tags or "stylesheet" in tags
+        elif not code:
+            if words := TWEE_MACRO.sub("", TWEE_LINK.sub("", line)).strip():
+                yield Message(number, None, words, "narration", scene)
+            for link in TWEE_LINK.findall(line):
+                yield Message(number, None, re.split(r"->|\|", link)[0].strip(), "choice", scene)
+
+
+def sniff_twee(text: str) -> float:
+    return 0.9 if re.search(r"^:: *\S", text, re.M) and ("[[" in text or ":: StoryData" in text) else 0.0
+
+
+# --- Aozora Bunko: https://www.aozora.gr.jp/annotation/
+
+AOZORA_RUBY = re.compile(r"(?<=[^\s　、。「」])《[^《》\n]+》|｜")
+AOZORA_NOTE = re.compile(r"［＃[^］\n]*］")
+
+
+def read_aozora(text: str, options: Options) -> Iterator[Message]:
+    """Lines with ruby reduced to its base text; a line that is only an annotation is a direction."""
+    for number, line in _lines(text):
+        if words := AOZORA_NOTE.sub("", AOZORA_RUBY.sub("", line)).strip():
+            yield Message(number, None, words, "narration")
+        else:
+            yield Message(number, None, line, "direction")
+
+
+def sniff_aozora(text: str) -> float:
+    notes, ruby = text.count("［＃"), len(AOZORA_RUBY.findall(text))
+    return 0.85 if (notes > 1 and ruby > 1) or ("青空文庫" in text and notes + ruby > 2) else 0.0
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines that carry anything, without indent."""
+    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+INK = Format("ink", (".ink",), sniff_ink, read_ink)
+NSCRIPTER = Format("nscripter", (), sniff_nscripter, read_nscripter)
+TWEE = Format("twee", (".twee", ".tw"), sniff_twee, read_twee)
+AOZORA = Format("aozora", (), sniff_aozora, read_aozora)
