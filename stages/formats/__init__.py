@@ -4,7 +4,23 @@ A reader gets the decoded text (line ends are "\\n", no byte order mark) and yie
 the source. To add one, write `sniff` and `read` in a file here and add its line.
 """
 
-from stages.formats import csv, docx, fountain, json, nameless, prose, renpy, subtitles, text
+from stages.formats import (
+    csv,
+    docx,
+    fountain,
+    json,
+    kag,
+    nameless,
+    naninovel,
+    prose,
+    renpy,
+    renpy_tab,
+    subtitles,
+    text,
+    tyrano,
+    webgal,
+    yarn,
+)
 from stages.formats.message import Format, Message, Options, Reject
 
 __all__ = ["FORMATS", "Format", "Message", "Options", "Reject"]
@@ -24,5 +40,11 @@ FORMATS: dict[str, Format] = {
         nameless.TWEE,
         nameless.AOZORA,
         renpy.FORMAT,
+        renpy_tab.FORMAT,
+        kag.FORMAT,
+        tyrano.FORMAT,
+        webgal.FORMAT,
+        yarn.FORMAT,
+        naninovel.FORMAT,
     )
 }

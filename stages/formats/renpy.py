@@ -18,7 +18,7 @@ ATTRIBUTES = (
     r"(?:[ \t]*+@[ \t]*+[-\w\u00a0-\ufffd]++|[ \t]++(?!(?:with|if|as|in|at|behind|onlayer|zorder)\b)"
     r"[-\w\u00a0-\ufffd]++(?!['\"`]))*+[ \t]*+"
 )
-BLANK = r"(?:[ \t]*+(?:\#[^\n]*+)?\n)*+"
+BLANK = r"(?:[ \t]*+(?:\#[^\n]*+)?\n)*+(?:[ \t]*+\#[^\n]*+)?+"
 # Blank lines and comments, the indent; then: who "what", or "who" "what", or "what"; then the end of the line, if so.
 LINE = re.compile(
     rf"{BLANK}([ \t]*+)(?:({WHO}){ATTRIBUTES}({STRING})|({STRING})(?:{ATTRIBUTES}({STRING}))?)?+([ \t]*+(?:\n|\Z))?+",
@@ -48,27 +48,11 @@ PLAIN_INIT = re.compile(r"[ \t]*+init(?:[ \t]++-?\d+)?[ \t]*+:")
 MONOLOGUE = re.compile(r"[ \t]*+rpy[ \t]++monologue[ \t]++(double|single|none)\b")
 DELIMITERS = {"double": r"\n[ ]*\n", "single": r"\n", "none": r"\Z"}
 
+WORDS = """$ call camera default define hide image init jump label layeredimage nvl pass pause play python queue return
+    rpy scene screen set show stop style testcase testsuite transform translate voice window with IF"""
 HOLDERS = {"if", "elif", "else", "while", "menu"}  # their blocks hold statements to read
-STATEMENTS = {
-    *(
-        "$",
-        "call",
-        "camera",
-        "default",
-        "define",
-        "hide",
-        "image",
-        "init",
-        "jump",
-        "label",
-        "layeredimage",
-        "nvl",
-        "pass",
-    ),
-    *("pause", "play", "python", "queue", "return", "rpy", "scene", "screen", "show", "stop", "style", "testcase"),
-    *("testsuite", "transform", "translate", "voice", "window", "with", "IF"),
-}
-SILENT = HOLDERS | STATEMENTS - {"nvl"}  # before a string these are no speakers; `nvl` is a character as well
+STATEMENTS = HOLDERS.union(WORDS.split())
+SILENT = STATEMENTS - {"nvl"}  # before a string these are no speakers; `nvl` is a character as well
 NARRATORS = {"narrator", "centered", "vcentered", "nvl_narrator", "adv", "nvl", "name_only"}
 STATEMENT = "statement:"  # before the first word of a creator-defined statement, in the survey's names
 JOINS = 100  # unclosed brackets and broken statements of several lines that are looked through: keeps time linear
@@ -76,9 +60,14 @@ JOINS = 100  # unclosed brackets and broken statements of several lines that are
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Yield what is said in file order; an `extend` is part of the message it extends."""
+    return with_extends(_Script(text, options.names).items())
+
+
+def with_extends(items: Iterable[Message | Reject]) -> Iterator[Message | Reject]:
+    """Join messages of the kind `extend` to the one before; after a choice they are its speaker's next message."""
     held: Message | None = None
     speaker: str | None = None
-    for item in _Script(text, options.names).items():
+    for item in items:
         if isinstance(item, Message) and item.kind == "extend":
             if held:
                 held = held._replace(text=held.text + item.text)
@@ -99,6 +88,24 @@ def _finished(item: Message | Reject) -> Iterator[Message | Reject]:
     text = item.text.strip()
     if text:
         yield item._replace(text=text)
+
+
+def speaker_name(who: str, names: Mapping[str, str]) -> str:
+    """The name of an identifier, the text of a string, `{expression}` for what only the running game knows."""
+    if who[-1] in "\"'`":
+        return clean(unquote(who)).strip()
+    name = names.get(who.removeprefix("character."))
+    if name is not None:
+        return name
+    if who in NARRATORS:
+        return ""
+    return f"{{{who}}}" if "(" in who or "[" in who else who
+
+
+def label_of(identifier: str) -> str | None:
+    """The label in the id of a translation, `label_1a2b3c4d`; None where an author chose the id."""
+    found = BLOCK_ID.match(identifier)
+    return found[1] if found else None
 
 
 class _Script:
@@ -136,19 +143,8 @@ class _Script:
         text = clean(unquote(what))
         if who == "extend":
             return Message(number, None, text, "extend", self.scene)
-        speaker = who and self.speaker(who)
+        speaker = who and speaker_name(who, self.names)
         return Message(number, speaker or None, text, "speech" if speaker else "narration", self.scene)
-
-    def speaker(self, who: str) -> str:
-        """The name of an identifier, the text of a string, `{expression}` for what only the running game knows."""
-        if who[-1] in "\"'`":
-            return clean(unquote(who)).strip()
-        name = self.names.get(who.removeprefix("character."))
-        if name is not None:
-            return name
-        if who in NARRATORS:
-            return ""
-        return f"{{{who}}}" if "(" in who or "[" in who else who
 
     def said_with_clauses(
         self, who: str | None, what: str, start: int, indent: int, tail_at: int
@@ -175,7 +171,7 @@ class _Script:
             return
         found = HEADER.match(self.text, start)
         word = found[1] if found else ""
-        if word in HOLDERS or word in STATEMENTS or f"{STATEMENT}{word}" in self.names:
+        if word in STATEMENTS or f"{STATEMENT}{word}" in self.names:
             self.at = self.logical_end(start)
             if not self.opens(word, start):
                 self.skip_block(indent)
@@ -195,8 +191,8 @@ class _Script:
             block = TRANSLATE.match(self.text, start)
             if not block or block[1] in ("strings", "python", "style"):
                 return False
-            label = BLOCK_ID.match(block[1])
-            self.scene = label[1] if label else self.scene
+            label = label_of(block[1])
+            self.scene = self.scene if label is None else label
             return True
         if word == "rpy" and (mode := MONOLOGUE.match(self.text, start)):
             self.delimiter = DELIMITERS[mode[1]]
@@ -413,7 +409,8 @@ def _inherited(identifier: str, names: Mapping[str, str], kinds: Mapping[str, st
 
 MARKER = re.compile(
     r"[ \t]*+(?:label[ \t]+[\w.]+.*:|menu\b.*:|translate[ \t]+\w+[ \t]+\S+:|(?:define|default)[ \t]+[\w.]+[ \t]*="
-    r"|image[ \t].+[=:]|jump[ \t]+\w+|(?:init|screen|style|transform|python|scene|show|testcase)\b.*|\$.*=.*|return)[ \t]*\Z"
+    r"|image[ \t].+[=:]|jump[ \t]+\w+|(?:init|screen|style|transform|python|scene|show|testcase)\b.*"
+    r"|\$.*=.*|return)[ \t]*\Z"
 )
 SAY = re.compile(rf"[ \t]*+{WORD}{ATTRIBUTES}{STRING}[ \t]*\Z", re.DOTALL)
 HEAD = 200  # non-blank lines that are looked at

@@ -1,0 +1,303 @@
+"""KiriKiri KAG scenarios (.ks): text between tags, grouped into messages by the tag that ends one.
+
+KAG itself has no way to say who speaks; each game has its own macro. So the name and the end of a message are patterns:
+the first is tried where a tag or a run of text begins (its group: the name; empty: nobody), the second on a tag's name.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from stages.formats.message import Format, Message, Options, Reject
+
+# [nm name="x"], @nm t=x, [nm_x], [ns]x[nse], 【x】, @【x】, and before a quote a macro of no Latin name.
+NAME = (
+    r"(?:[\[@](?:nm|name|namae|talk|speak|speaker|serif|whosay|msg|mes|message|chara_ptext)(?=[\s\]])"
+    r"[^\]\n]*?\b(?:name|text|t|n|who)\s*=\s*[\"']?|[\[@]nm_|\[ns\](?=[^\[\n]+\[nse\])|@?【"
+    r"|\[(?=[^\x00-\x7f][^\[\]\n]*+\][「『]))([^\"'\[\]】\s]*+)"
+)
+END = r"n?p|pg|page|[lr]{0,2}(?:pcms?|cm)|pcms_sel|ct|er|en|fc|vp|ml|plc|endmessage|endpage|s"
+CLEARED = re.compile(r"[\[@](?:nm|name|whosay)[ \t]+(?:name|t|text|n)[ \t]*=[ \t]*(?:\"\"|'')")
+
+PART = re.compile(r"(\[\[)|\[((?:[^\[\]\"']++|\"[^\"]*+\"|'[^']*+'|\[[^\[\]]*+\])*+)\]")
+TAG = re.compile(r"[ \t]*+([^\s=\]]++)")
+ATTRIBUTE = re.compile(r"([^\s=\"'\[\]]++)\s*+=\s*+(\"[^\"]*+\"|'[^']*+'|[^\s\"']++)")
+HIDDEN = {"iscript": "endscript", "html": "endhtml"}  # code: nothing of it is read out
+SAVE_POINT = re.compile(r"(?:page)?\d*\Z")  # `*|`, `*page3|`, `*6116|` are places to save, not scenes
+WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
+COMPUTES = re.compile(r"[;=]|\+\+|--")
+MARGIN = " \t\u3000"
+
+
+class Piece(NamedTuple):
+    """A tag, a run of text, a label, a speaker line or what could not be read, and where it stands."""
+
+    kind: str  # tag, text, label, speaker, bad
+    value: str  # the tag's name, the text, the label's name, the speaker
+    number: int  # of the line
+    line: str
+    start: int  # in the line
+    end: int
+
+    def attributes(self) -> dict[str, str]:
+        """`a=1 b="two"` of a tag; a value that is an expression, `&f.name`, becomes `{f.name}`."""
+        inner_end = self.end - (self.line[self.end - 1] == "]")
+        return {name: value_of(value) for name, value in ATTRIBUTE.findall(self.line, self.start, inner_end)}
+
+
+def value_of(value: str) -> str:
+    value = (value[1:-1] if value[:1] in ("'", '"') else value).strip()
+    return f"{{{value[1:].strip()}}}" if value.startswith("&") else value
+
+
+def pieces(text: str, tyrano: bool = False) -> Iterator[Piece]:
+    """Cut a scenario into pieces, without comments and scripts."""
+    until = ""
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip(" \t\r").removesuffix("\\")  # the sign that a newline does not count
+        if until:
+            until = "" if _ends(line, until) else until
+        elif tyrano and line.startswith("/*"):
+            until = "" if "*/" in line else "*/"
+        elif line:
+            for piece in _line(number, line, tyrano):
+                if piece.kind == "tag" and piece.value in HIDDEN:
+                    until = HIDDEN[piece.value]
+                    if not _ends(line[piece.end :], until):
+                        break
+                    until = ""
+                yield piece
+
+
+def _ends(line: str, tag: str) -> bool:
+    return tag in line and (tag == "*/" or f"[{tag}" in line or line.startswith("@" + tag))
+
+
+def _line(number: int, line: str, tyrano: bool) -> Iterator[Piece]:
+    first, whole = line[0], (number, line, 0, len(line))
+    if first == ";":
+        return
+    if first == "*" and len(line) > 1:
+        yield Piece("label", line[1:].partition("|")[0].strip(), *whole)
+    elif first == "@" and (found := TAG.match(line, 1)):
+        yield Piece("tag", found[1], *whole)
+    elif first == "#" and tyrano:
+        yield Piece("speaker", line[1:].strip(), *whole)
+    else:
+        yield from _inline(number, line, int(tyrano and first == "_"))
+
+
+def _inline(number: int, line: str, at: int) -> Iterator[Piece]:
+    for found in PART.finditer(line, at):
+        if found.start() > at:
+            yield from _text(number, line, at, found.start())
+        at = found.end()
+        if found[1]:
+            yield Piece("text", "[", number, line, at - 1, at)
+        elif tag := TAG.match(found[2]):
+            yield Piece("tag", tag[1], number, line, found.start(), at)
+    if at < len(line):
+        yield from _text(number, line, at, len(line))
+
+
+def _text(number: int, line: str, start: int, end: int) -> Iterator[Piece]:
+    open_at = line.find("[", start, end)
+    text_end = end if open_at < 0 else open_at
+    if text_end > start:
+        yield Piece("text", line[start:text_end], number, line, start, text_end)
+    if open_at >= 0:
+        yield Piece("bad", line[open_at:end], number, line, open_at, end)
+
+
+class Page:
+    """The message that is being put together, and the speaker, scene and choice it stands in."""
+
+    def __init__(self, end: str, names: Mapping[str, str], keeps_speaker: bool, text: str) -> None:
+        self.end, self.names, self.keeps_speaker = re.compile(end), names, keeps_speaker
+        self.by_line = not re.search(rf"[\[@](?:{end})(?=[\s\]]|\Z)", text)  # no tag ends a message: each line does
+        self.speaker: str | None = None
+        self.scene = ""
+        self.parts: list[str] = []
+        self.first = self.last = 0  # lines of the message's first and last text
+        self.choice: str | None = None  # between [link] and [endlink]
+        self.in_macro = False  # what a definition prints, it prints where the macro is used
+
+    def take(self, piece: Piece) -> Iterator[Message | Reject]:
+        """Add a piece; yield what it completes."""
+        if piece.kind == "text":
+            if self.by_line and piece.number != self.last:
+                yield from self.finish()
+            self.add(piece.value, piece.number)
+        elif piece.kind == "label":
+            yield from self.finish()
+            self.speaker = None
+            self.scene = self.scene if SAVE_POINT.match(piece.value) else piece.value
+        elif piece.kind == "bad":
+            yield Reject(piece.number, piece.value, "expected ] to close a tag")
+        elif piece.kind == "tag":
+            yield from self.tag(piece)
+
+    def tag(self, piece: Piece) -> Iterator[Message]:
+        name = piece.value
+        if name in ("macro", "endmacro"):
+            yield from self.finish()
+            self.in_macro = name == "macro"
+        elif name == "r":
+            self.last = 0
+        elif (shown := self.shown(piece)) is not None:
+            self.add("" if self.in_macro else shown, piece.number)
+        elif name == "link":
+            yield from self.finish()
+            self.choice = ""
+        elif name == "endlink" and self.choice is not None:
+            yield from self.chosen(piece.number, self.choice)
+            self.choice = None
+        elif self.end.fullmatch(name) or ENDS + name in self.names:
+            yield from self.finish()
+            self.speaker = self.speaker if self.keeps_speaker else None
+        elif "text" in (values := piece.attributes()) and ("target" in values or "storage" in values):
+            yield from self.finish()
+            yield from self.chosen(piece.number, values["text"])
+
+    def shown(self, piece: Piece) -> str | None:
+        """What a tag prints: a variable, a text, or what the macro of that name prints."""
+        if piece.value in ("emb", "ch"):
+            return printed(piece)
+        return self.names.get(SHOWN + piece.value)
+
+    def chosen(self, number: int, text: str) -> Iterator[Message]:
+        if text := text.strip(MARGIN):
+            yield Message(number, None, text, "choice", self.scene)
+
+    def add(self, text: str, number: int) -> None:
+        """Lines of one message are joined: with a space between Latin letters, with nothing beside wide ones."""
+        if self.choice is not None:
+            self.choice += text
+            return
+        if number != self.last:
+            text = text.lstrip(MARGIN)
+            if self.parts and text and not WIDE.match(self.parts[-1][-1]) and not WIDE.match(text):
+                text = " " + text
+        if not text:
+            return
+        self.first = self.first if self.parts else number
+        self.parts.append(text)
+        self.last = number
+
+    def finish(self) -> Iterator[Message]:
+        text = "".join(self.parts).strip(MARGIN)
+        self.parts, self.last = [], 0
+        if text:
+            yield Message(self.first, self.speaker, text, "speech" if self.speaker else "narration", self.scene)
+
+
+def read(text: str, options: Options) -> Iterator[Message | Reject]:
+    """Yield the messages in file order; one that no tag ends, ends at the next name, label or choice."""
+    pattern = re.compile(options.kag_name or NAME)
+    page = Page(options.kag_end or END, options.names, bool(CLEARED.search(text)), text)
+    named_line, named_end = 0, 0
+    for piece in pieces(text):
+        if piece.number == named_line and piece.start < named_end:  # [ns]name[nse], 【name】text
+            rest = piece.line[named_end : piece.end].lstrip("】")
+            if piece.kind != "text" or not rest:
+                continue
+            piece = piece._replace(value=rest)
+        elif (named := name_at(pattern, piece, options.names)) and not page.in_macro:
+            yield from page.finish()
+            page.speaker = named[0] or None
+            named_line, named_end = piece.number, named[1]
+            if piece.kind == "tag":
+                continue
+            piece = piece._replace(value=piece.line[named_end : piece.end].lstrip("】"))
+        yield from page.take(piece)
+    yield from page.finish()
+
+
+def printed(piece: Piece) -> str:
+    """The text of `[ch]`, and `{f.name}` for an `[emb]` of a value; one that computes prints what nobody can know."""
+    values = piece.attributes()
+    expression = values.get("exp", "")
+    return values.get("text") or ("" if not expression or COMPUTES.search(expression) else f"{{{expression}}}")
+
+
+def name_at(pattern: re.Pattern[str], piece: Piece, names: Mapping[str, str]) -> tuple[str, int] | None:
+    """The speaker and where the name ends in the line, if one begins at the piece."""
+    if piece.kind not in ("tag", "text"):
+        return None
+    macro = names.get(MACRO + piece.value) if piece.kind == "tag" else None
+    if macro is not None:
+        return piece.attributes().get(macro[1:], "") if macro.startswith("%") else macro, piece.end
+    if piece.kind == "text" and piece.start and piece.line[piece.start - 1] != "]":
+        return None
+    found = pattern.match(piece.line, piece.start)
+    return (value_of(found[found.lastindex or 0] or ""), found.end()) if found else None
+
+
+# What the survey learns from a folder's macros, under these prefixes and the macro's name:
+MACRO = "macro:"  # the speaker that it sets, or `%x`: the speaker that its call gives as x
+ENDS = "ends:"  # it ends a message
+SHOWN = "shown:"  # the text that it prints
+BODY = 4000  # characters of a definition that are looked at
+DEFINITION = re.compile(r"[\[@]macro[ \t]+name[ \t]*=[ \t]*[\"']?([^\s\"'\]]+)[\"']?[ \t]*\]?")
+
+
+def survey(texts: Iterable[str]) -> dict[str, str]:
+    """What the macros of all files do, as far as it concerns messages."""
+    names: dict[str, str] = {}
+    pattern, end = re.compile(NAME), re.compile(END)
+    for text in texts:
+        for found in DEFINITION.finditer(text):
+            body = text[found.end() : found.end() + BODY].partition("endmacro")[0].rstrip("[@")
+            for effect, value in _effects(list(pieces(body, tyrano=True)), pattern, end):
+                names.setdefault(effect + found[1], value)
+    return names
+
+
+def _effects(parts: list[Piece], name: re.Pattern[str], end: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+    tags = [part for part in parts if part.kind == "tag"]
+    speakers = [part.value for part in parts if part.kind == "speaker"]
+    speakers += [found[1] for tag in tags if (found := name.match(tag.line, tag.start))]
+    if speakers and speakers[0]:
+        yield MACRO, _macro_speaker(speakers[0])
+    if any(end.fullmatch(tag.value) for tag in tags):
+        yield ENDS, ""
+    elif tags and all(part.kind == "tag" and part.value in ("emb", "ch") for part in parts):
+        yield SHOWN, "".join(map(printed, tags))
+
+
+def _macro_speaker(name: str) -> str:
+    """A name as it is; of `%x`, `&mp.x` the attribute that carries it; of any other variable, `name`."""
+    carried = re.match(r"%(\w+)|&?mp\.(\w+)", name)
+    if carried:
+        return "%" + (carried[1] or carried[2])
+    return "%name" if name.startswith("&") else name
+
+
+CORE = re.compile(
+    r"[\[@](?:r|l|p|cm|lr|pcm|pg|ct|er|s|wait|jump|call|return|eval|if|else|endif|image|trans|wt|backlay|playbgm|stopbgm|fadeoutbgm"
+    r"|playse|link|endlink|font|resetfont|ruby|emb|ch|nm|layopt|position|current|macro|iscript|endmessage)(?=[\s\]]|\Z)"
+)
+TYRANO = re.compile(
+    r"#(?:\S|\Z)|[\[@](?:chara_\w+|glink|_?tb_\w+|mtext|ptext|bg|mask|button|start_keyconfig|kanim)(?=[\s\]])"
+)
+MARKED = re.compile(r"[@\[][^\s\[\]@]|\*\S|\*\||;|.*\]\Z")
+HEAD = 200  # non-blank lines that are looked at
+
+
+def sniff(text: str) -> float:
+    """The share of lines with marks of KAG; less where they may as well be TyranoScript's."""
+    marked, tyrano = marks(text)
+    return marked / 2 if tyrano else marked
+
+
+def marks(text: str) -> tuple[float, bool]:
+    """How much looks like a scenario of tags, 0 to 1, and whether any of it is TyranoScript's alone."""
+    lines = [line.strip() for line in text[: HEAD * 400].split("\n") if line.strip()][:HEAD]
+    core = sum(bool(CORE.search(line)) for line in lines)
+    if not core:
+        return 0.0, any(TYRANO.match(line) for line in lines)
+    marked = sum(bool(MARKED.match(line)) for line in lines)
+    return min(1.0, 1.5 * marked / len(lines)), any(TYRANO.match(line) for line in lines)
+
+
+FORMAT = Format("kag", (".ks",), sniff, read, survey)

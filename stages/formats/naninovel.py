@@ -1,0 +1,88 @@
+"""Naninovel scenarios (.nani): `Author.Appearance: text`, `@command`, `# label`, `; comment`.
+
+`@choice "text"` is a choice, `@print "text" author:x` a message. Inlined `[commands]` and `|#text ids|` are dropped.
+"""
+
+import re
+from collections.abc import Iterator
+
+from stages.formats.message import Format, Message, Options, Reject
+
+AUTHOR = re.compile(r"([^\s\"\\:;@#.{\[]++)(?:\.[^\s\"\\:]*+)?: ")
+COMMAND = re.compile(r"@\s*([\w.]++)")
+PARAMETER = re.compile(r"(?:(\w+):)?(\"(?:[^\"\\]|\\.)*+\"|(?:[^\s\"\\{]|\\.|\{[^{}]*+\})++)")
+# An escaped sign, an inlined command, a text id, a style tag, an expression.
+PIECE = re.compile(
+    r"\\([\[\]{}\"\\|@#;:])|(\[(?:[^\[\]\"\\]|\\.|\"(?:[^\"\\]|\\.)*+\")*+\])|\|#[^|]*+\||(</?[a-zA-Z][^<>]*+>)|\{([^{}]*+)\}"
+)
+BREAK = re.compile(r"\[br\b|<br\b")
+
+
+def read(text: str, options: Options) -> Iterator[Message | Reject]:
+    """Yield the messages in file order; the scene is the label."""
+    scene = ""
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip()
+        if not line or line[0] == ";":
+            continue
+        if line[0] == "#":
+            scene = line[1:].strip()
+        elif line[0] == "@":
+            yield from _command(number, line, scene)
+        else:
+            author = AUTHOR.match(line)
+            yield from _message(number, author and author[1], line[author.end() :] if author else line, scene)
+
+
+def _command(number: int, line: str, scene: str) -> Iterator[Message | Reject]:
+    command = COMMAND.match(line)
+    if not command:
+        yield Reject(number, line, "expected a command's name after @")
+    elif command[1].lower() in ("choice", "addchoice", "print", "printtext"):
+        parameters = {name: value for name, value in reversed(PARAMETER.findall(line, command.end()))}
+        text = parameters.get("") or parameters.get("text") or parameters.get("summary") or ""
+        text = re.sub(r"\\\"", '"', text[1:-1]) if text.startswith('"') else text
+        if "choice" not in command[1].lower():
+            yield from _message(number, parameters.get("author", "").partition(".")[0], text, scene)
+        elif plain := _plain(text):
+            yield Message(number, None, plain, "choice", scene)
+
+
+def _message(number: int, author: str | None, text: str, scene: str) -> Iterator[Message]:
+    if plain := _plain(text):
+        speaker = (author or "").strip('"') or None
+        yield Message(number, speaker, plain, "speech" if speaker else "narration", scene)
+
+
+def _plain(text: str) -> str:
+    return PIECE.sub(_shown, text).strip()
+
+
+def _shown(piece: re.Match[str]) -> str:
+    escaped, inlined, style, expression = piece.groups()
+    if escaped:
+        return escaped
+    if expression is not None:
+        return f"{{{expression.strip()}}}"
+    return "\n" if BREAK.match(inlined or style or "") else ""
+
+
+KNOWN = re.compile(
+    r"@(?:back|char|hidechars|hideprinter|hide|printer|bgm|sfx|choice|goto|gosub|stop|wait|set|if|else|elseif|endif|spawn|despawn"
+    r"|camera|print|resettext|title|novel|voice|movie|input|arrange|style|showui|hideui|save|skip)\b",
+    re.IGNORECASE,
+)
+MARKED = re.compile(r"[@;]\S|#\s*\w|[^\s:]+: |.*\[[\w<>-][^\[\]]*\]")
+HEAD = 200  # non-blank lines that are looked at
+
+
+def sniff(text: str) -> float:
+    """The share of lines with marks of the format, if some are its own commands and none is a tag of KAG."""
+    lines = [line.strip() for line in text[: HEAD * 400].split("\n") if line.strip()][:HEAD]
+    known = sum(bool(KNOWN.match(line)) for line in lines)
+    if not known or any(line.startswith("*") for line in lines):
+        return 0.0
+    return sum(bool(MARKED.match(line)) for line in lines) / len(lines)
+
+
+FORMAT = Format("naninovel", (".nani",), sniff, read)

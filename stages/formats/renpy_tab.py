@@ -1,0 +1,47 @@
+"""Ren'Py's extracted dialogue (dialogue.tab): identifier, character, dialogue, and where it stood, parted by tabs."""
+
+from collections.abc import Iterator, Mapping
+
+from stages.formats.message import Format, Message, Options, Reject
+from stages.formats.renpy import clean, label_of, speaker_name, with_extends
+
+HEADER = "Identifier\tCharacter\tDialogue"
+COLUMNS = 3  # identifier, character, dialogue
+
+
+def read(text: str, options: Options) -> Iterator[Message | Reject]:
+    """Yield a message a row; rows of an `extend` are part of the message before."""
+    return with_extends(_rows(text, options.names))
+
+
+def _rows(text: str, names: Mapping[str, str]) -> Iterator[Message | Reject]:
+    scene = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        cells = line.split("\t")
+        if not line.strip() or line.startswith(HEADER):
+            continue
+        if len(cells) < COLUMNS:
+            yield Reject(number, line, f"expected {COLUMNS} columns or more, got {len(cells)}")
+            continue
+        identifier, who, what = cells[:COLUMNS]
+        if identifier == "<menu caption>":
+            yield Message(number, None, clean(what), "narration", scene)
+        elif identifier:  # without one it is a string of the interface; nothing tells menu items from button labels
+            label = label_of(identifier)
+            scene = scene if label is None else label
+            yield _said(number, who, clean(what), scene, names)
+
+
+def _said(number: int, who: str, text: str, scene: str, names: Mapping[str, str]) -> Message:
+    if who.partition(" ")[0] == "extend":
+        return Message(number, None, text, "extend", scene)
+    speaker = speaker_name(who, names) if who else ""
+    return Message(number, speaker or None, text, "speech" if speaker else "narration", scene)
+
+
+def sniff(text: str) -> float:
+    """1 with the header that Ren'Py writes, 0 without."""
+    return float(text.startswith(HEADER))
+
+
+FORMAT = Format("renpy_tab", (".tab",), sniff, read)

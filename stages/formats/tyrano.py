@@ -1,0 +1,58 @@
+"""TyranoScript scenarios (.ks): `#name` or `#name:face` says who speaks until the next `#`; `[p]` ends a message.
+
+`[chara_new name="id" jname="Name"]` gives the name that `#id` shows.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from stages.formats import kag
+from stages.formats.message import Format, Message, Options, Reject
+
+END = rf"{kag.END}|_?tb_(?:start|end)_text"
+NAME = re.compile(kag.NAME)
+TAGS = re.compile(r"\[[^\[\]]*+\]|<[^<>]*+>")
+NEW = re.compile(r"[\[@]chara_new\s[^\]\n]*")
+
+
+def read(text: str, options: Options) -> Iterator[Message | Reject]:
+    """Yield the messages in file order."""
+    page = kag.Page(END, options.names, True, text)
+    for piece in kag.pieces(text, tyrano=True):
+        named = None if page.in_macro and piece.kind == "tag" else _speaker(piece, options.names)
+        if named is None:
+            speaker = page.speaker
+            yield from page.take(piece)
+            page.speaker = speaker  # a label does not silence the speaker
+        else:
+            yield from page.finish()
+            page.speaker = options.names.get(named, named) or None
+
+
+def _speaker(piece: kag.Piece, names: Mapping[str, str]) -> str | None:
+    """The name that a `#` line, its tag or a macro sets; "" for nobody, None for any other piece."""
+    if piece.kind == "speaker":
+        return kag.value_of(TAGS.sub("", piece.value).partition(":")[0].lstrip(";"))
+    named = kag.name_at(NAME, piece, names) if piece.kind == "tag" else None
+    return named[0] if named else None
+
+
+def survey(texts: Iterable[str]) -> dict[str, str]:
+    """What macros do (see kag), and the id of each `[chara_new]` -> the name it shows."""
+    texts = list(texts)
+    names = kag.survey(texts)
+    for text in texts:
+        for found in NEW.finditer(text):
+            values = kag.Piece("tag", "", 0, found[0], 0, len(found[0])).attributes()
+            if values.get("name") and values.get("jname"):
+                names.setdefault(values["name"], TAGS.sub("", values["jname"]))
+    return names
+
+
+def sniff(text: str) -> float:
+    """The share of lines with marks of a scenario, where some are TyranoScript's alone."""
+    marked, tyrano = kag.marks(text)
+    return marked if tyrano else 0.0
+
+
+FORMAT = Format("tyrano", (".ks",), sniff, read, survey)

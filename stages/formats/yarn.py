@@ -1,0 +1,86 @@
+"""Yarn Spinner dialogue (.yarn): nodes of a header, `---`, a body and `===`; in the body `Name: text #tags`.
+
+Options are `-> text` (`[[text|node]]` in the first version), `=> text` is a line of a group, `<<…>>` a command.
+"""
+
+import re
+from collections.abc import Iterator
+
+from stages.formats.message import Format, Message, Options, Reject
+
+TITLE = re.compile(r"title\s*:\s*(.*)")
+HEADER = re.compile(r"\w[\w.]*\s*:|#|//")
+OLD_OPTION = re.compile(r"\[\[([^\[\]|]*+)(\|[^\[\]]*+)?\]\]")
+NAME = re.compile(r"((?:[^\s:\\\"“”.,!?;{}\[\]<>][^:\\\"“”.,!?;{}\[\]<>]{0,39}|\{\$?[\w.]+\})):(?:\s+|\Z)")
+NAMED = re.compile(r"\[character\s+name\s*=\s*(?:\"([^\"]*+)\"|([^\s\]/]+))[^\]]*+\]")
+# A command, a comment or a hashtag ends the text; markup inside it is dropped, `{$x}` stays as `{x}`, `\x` is x.
+PIECE = re.compile(r"\\(.)|(//|#)|<<(?:[^>]|>(?!>))*+>>|\{([^{}]*+)\}|\[(?:[^\[\]\\\"]|\\.|\"[^\"]*+\")*+\]")
+VALUE = re.compile(r"\[(?:select|plural|ordinal)\b[^\]]*?\{\s*\$?([^{}]*+)\}")
+
+
+def read(text: str, options: Options) -> Iterator[Message | Reject]:
+    """Yield the messages in file order; the scene is the node's title."""
+    title, body = "", False
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip()
+        if body and line == "===":
+            title, body = "", False
+        elif not body and line == "---":
+            body = True
+        elif body:
+            yield from _line(number, line, title)
+        elif found := TITLE.match(line):
+            title = found[1].strip()
+        elif line and not HEADER.match(line):
+            yield Reject(number, line, "expected a header `key: value` or `---` before the body")
+
+
+def _line(number: int, line: str, title: str) -> Iterator[Message]:
+    if not line or line.startswith("//"):
+        return
+    if old := OLD_OPTION.match(line):
+        if old[2] and (text := _plain(old[1])):
+            yield Message(number, None, text, "choice", title)
+    elif line.startswith("->"):
+        if text := _plain(line[2:]):
+            yield Message(number, None, text, "choice", title)
+    else:
+        yield from _said(number, line.removeprefix("=>").lstrip(), title)
+
+
+def _said(number: int, line: str, title: str) -> Iterator[Message]:
+    """A name is what stands before the first colon and reads like one; a sentence before a colon is no name."""
+    named = NAMED.search(line)
+    found = NAME.match(line)
+    speaker = (named[1] or named[2]) if named else _plain(found[1]) if found else None
+    if text := _plain(line[found.end() :] if found else line):
+        yield Message(number, speaker or None, text, "speech" if speaker else "narration", title)
+
+
+def _plain(text: str) -> str:
+    parts: list[str] = []
+    at = 0
+    for piece in PIECE.finditer(text):
+        parts.append(text[at : piece.start()])
+        at = piece.end()
+        escaped, ending, expression = piece.groups()
+        if ending:
+            return "".join(parts).strip()
+        if escaped:
+            parts.append(escaped)
+        elif expression is not None:
+            parts.append(f"{{{expression.strip().removeprefix('$')}}}")
+        elif value := VALUE.match(piece[0]):
+            parts.append(f"{{{value[1].strip()}}}")
+    return "".join([*parts, text[at:]]).strip()
+
+
+NODE = re.compile(r"^title\s*:.*\n(?:.*\n){0,20}?---[ \t]*$", re.MULTILINE)
+
+
+def sniff(text: str) -> float:
+    """1 for a file with a node's header, 0 for any other."""
+    return 1.0 if NODE.search(text[:20_000]) else 0.0
+
+
+FORMAT = Format("yarn", (".yarn",), sniff, read)
