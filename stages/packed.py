@@ -269,7 +269,10 @@ def _agrees(model: PreTrainedModel, layout: Layout, truth: tuple[Tensor, Tensor]
         states = model.get_decoder()(use_cache=False, **batch).last_hidden_state
     except (NotImplementedError, ValueError, TypeError, AttributeError):
         return False
-    return _close(_unpacked(states, batch, probe), truth[0]) and _close(head_loss(model, states, labels), truth[1])
+    # In 16 bits attentions of equal worth differ by 4 % here; a dialogue that sees its neighbour is off by far more.
+    allowed = 0.15 if states.dtype.itemsize == 2 else 1e-3
+    pairs = (_unpacked(states, batch, probe), truth[0]), (head_loss(model, states, labels), truth[1])
+    return all((mine - plain).norm() <= allowed * plain.norm() for mine, plain in pairs)
 
 
 def _unpacked(states: Tensor, batch: Batch, probe: list[Sample]) -> Tensor:
@@ -278,12 +281,6 @@ def _unpacked(states: Tensor, batch: Batch, probe: list[Sample]) -> Tensor:
         return torch.cat([row[: len(sample.ids)] for row, sample in zip(states, probe, strict=True)])
     opening, *rests = states[0].split(batch["lengths"])
     return torch.cat([part for rest in rests for part in (opening, rest)])
-
-
-def _close(mine: Tensor, plain: Tensor) -> bool:
-    """Within what another order of summation explains; a dialogue that sees its neighbour is off by far more."""
-    allowed = 0.05 if mine.dtype.itemsize == 2 else 1e-3
-    return bool((mine.float() - plain.float()).norm() <= allowed * plain.float().norm())
 
 
 ALL_ATTENTION_FUNCTIONS.register("dialogues", dialogue_attention)
