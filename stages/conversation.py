@@ -80,14 +80,14 @@ def encode_supervised(tokenizer: Any, messages: Sequence[Message]) -> Sample:
     """Token ids of a dialogue up to its last reply, and which of them are labels.
 
     Labels are the tokens of every assistant turn whose `learn` is not false, its end-of-turn token included; each reply
-    stands behind the prompt that a front would send. Where a template closes a reply with nothing (Baichuan2, GLM-4),
-    the next role token closes it, and end-of-text the last one; `label_ids` says what such a token must predict.
+    stands behind the prompt that a front would send. Where a template closes a reply with nothing, the user's next role
+    token closes it (GLM-4), or end-of-text in its stead (Baichuan2: `label_ids`, and the token behind the last reply).
     """
-    known = controls(tokenizer)
+    known, turns = controls(tokenizer), _accepted(tokenizer, messages)
     ids: list[int] = []
     supervised: list[bool] = []
     text, reply_open, learn = "", False, False
-    for piece in _pieces(tokenizer, _accepted(tokenizer, messages)):
+    for piece in _pieces(tokenizer, turns):
         if piece.reply:
             reply_open, learn = True, piece.learn
         elif reply_open and not known.pattern.match(piece.text.lstrip()):
@@ -98,7 +98,7 @@ def encode_supervised(tokenizer: Any, messages: Sequence[Message]) -> Sample:
             ids.append(token)
         text += piece.text
     if reply_open:
-        ids.append(_end_of_text(tokenizer))
+        ids.append(_closing(tokenizer, turns))
         supervised.append(learn)
     return ids, supervised
 
@@ -185,6 +185,16 @@ def _end_of_text(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer names no end-of-text token\nhint: set `eos_token` in its tokenizer_config.json")
     return tokenizer.eos_token_id
+
+
+def _closing(tokenizer: Any, turns: list[Message]) -> int:
+    """The token that closes the last reply where the template does not: what a next user turn would begin with."""
+    last = max(number for number, turn in enumerate(turns) if turn["role"] == "assistant")
+    rendered = _render(tokenizer, turns[: last + 1], False)
+    following = _render(tokenizer, [*turns[: last + 1], {"role": "user", "content": "a"}], False)
+    more = _tokenize(tokenizer, following.removeprefix(rendered).lstrip())
+    known = controls(tokenizer)
+    return more[0] if more and more[0] in known.ids - known.roles else _end_of_text(tokenizer)
 
 
 def _accepted(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:

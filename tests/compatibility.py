@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import sentencepiece
 import torch
 from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 SENTENCES = (
     "我是高性能的机器人，亚托莉！今天也会好好努力的。",
@@ -151,3 +153,169 @@ def _save(tensors: dict[str, torch.Tensor], folder: Path, weights: str) -> None:
         for file in sorted(set(files.values())):
             torch.save({name: tensors[name] for name in names if files[name] == file}, folder / file)
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+# --- other families: their turn formats as published, their configurations with two thin layers
+
+
+class Family(NamedTuple):
+    """A tiny model of a family, its tokenizer's kind and tokens, and what must come of them."""
+
+    name: str
+    config: dict[str, Any]
+    tokens: tuple[str, ...]  # control tokens; the first is end-of-text
+    template: str
+    end: str  # what ends a reply
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    bos: str | None = None
+    sentencepiece: bool = False
+
+
+CHATML = """
+{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif -%}
+"""
+QWEN2_5 = """
+{%- if messages[0].role != 'system' %}{{ '<|im_start|>system\nYou are Qwen.<|im_end|>\n' }}{% endif -%}
+""" + CHATML.strip("\n")
+QWEN3 = """
+{%- set ns = namespace(last=-1) %}
+{%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}
+{%- for m in messages %}
+    {%- set words = m.content.split('</think>')[-1].lstrip('\n') if m.role == 'assistant' else m.content %}
+    {{- '<|im_start|>' + m.role + '\n' }}
+    {%- if m.role == 'assistant' and loop.index0 > ns.last and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}
+    {{- words + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}
+{%- endif -%}
+"""
+LLAMA3 = """
+{%- if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}
+{%- set system = messages[0].content | trim if messages[0].role == 'system' else '' %}
+{%- set turns = messages[1:] if messages[0].role == 'system' else messages %}
+{{- bos_token + '<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: ' }}
+{{- date_string + '\n\n' + system + '<|eot_id|>' }}
+{%- for m in turns %}
+    {{- '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif -%}
+"""
+GLM4 = """
+{{- '[gMASK]<sop>' }}
+{%- for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif -%}
+"""
+GEMMA3 = """
+{{- bos_token }}
+{%- set head = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}
+{%- set turns = messages[1:] if messages[0].role == 'system' else messages %}
+{%- for m in turns %}
+    {%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}
+    {{- '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + (head if loop.first else '') }}
+    {{- m.content | trim + '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif -%}
+"""
+
+TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+GROUPED = {**TINY, "num_key_value_heads": 2, "head_dim": 8}
+LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+IM = ("<|im_start|>", "<|im_end|>")
+FAMILIES = (
+    Family("Qwen2.5", {"model_type": "qwen2", **GROUPED}, ("<|endoftext|>", *IM), QWEN2_5, "<|im_end|>"),
+    Family("Qwen3", {"model_type": "qwen3", **GROUPED}, ("<|endoftext|>", *IM), QWEN3, "<|im_end|>"),
+    Family(
+        "Llama 3",
+        {"model_type": "llama", **GROUPED},
+        ("<|end_of_text|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        LLAMA3,
+        "<|eot_id|>",
+        bos="<|begin_of_text|>",
+    ),
+    Family("Yi", {"model_type": "llama", **GROUPED}, ("<|endoftext|>", *IM), CHATML, "<|im_end|>", sentencepiece=True),
+    Family(
+        "InternLM3",
+        {"model_type": "internlm3", **GROUPED},
+        ("</s>", "<s>", *IM),
+        "{{- bos_token -}}" + CHATML,
+        "<|im_end|>",
+        bos="<s>",
+        sentencepiece=True,
+    ),
+    Family(
+        "GLM-4",
+        {"model_type": "glm", **GROUPED},
+        ("<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"),
+        GLM4,
+        "<|user|>",
+        targets=("q_proj", "k_proj", "v_proj", "o_proj", "down_proj", "gate_up_proj"),
+    ),
+    Family(
+        "Gemma 3",
+        {"model_type": "gemma3_text", **GROUPED, "sliding_window": 16},
+        ("<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"),
+        GEMMA3,
+        "<end_of_turn>",
+        bos="<bos>",
+        sentencepiece=True,
+    ),
+    Family(
+        "MiniCPM3",
+        {"model_type": "minicpm3", **TINY, "num_key_value_heads": 4, **LATENT},
+        ("</s>", "<s>", *IM),
+        CHATML,
+        "<|im_end|>",
+        targets=(
+            *("o_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"),
+            *("gate_proj", "up_proj", "down_proj"),
+        ),
+        bos="<s>",
+        sentencepiece=True,
+    ),
+)
+
+
+def family_checkpoint(family: Family, folder: Path) -> None:
+    """Write random weights and a tokenizer trained on the sentences, with the family's tokens and template."""
+    tokenizer = _family_tokenizer(family)
+    tokenizer.save_pretrained(folder)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    config = AutoConfig.for_model(**family.config, vocab_size=len(tokenizer), **ids)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+
+
+def _family_tokenizer(family: Family) -> PreTrainedTokenizerFast:
+    thoughts = ["<think>", "</think>"] if "think" in family.template else []
+    if family.sentencepiece:
+        tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token=family.tokens[0]))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        alphabet, bytes_ = [], [f"<0x{number:02X}>" for number in range(256)]
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet, bytes_ = pre_tokenizers.ByteLevel.alphabet(), []
+    special = [*family.tokens, *bytes_]
+    trainer = trainers.BpeTrainer(
+        vocab_size=620, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer = _without_byte_specials(tokenizer, family.tokens)
+    tokenizer.add_tokens([AddedToken(thought, special=False, normalized=False) for thought in thoughts])
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=family.tokens[0], pad_token=family.tokens[0], bos_token=family.bos
+    )
+    wrapped.chat_template = family.template
+    return wrapped
+
+
+def _without_byte_specials(tokenizer: Tokenizer, specials: Iterable[str]) -> Tokenizer:
+    """The trainer makes byte pieces special; in a published tokenizer they are ordinary."""
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in specials]
+    return Tokenizer.from_str(json.dumps(state))
