@@ -23,7 +23,8 @@ INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")
 ENGINE_TAGS = "a|alpha|alt|art|b|color|cps|fast|font|i|image|k|nw|outlinecolor|p|plain|rb|rt|s|size|space|u|vspace|w"
 TAG = re.compile(
     rf"\{{/?(?:{ENGINE_TAGS})(?:=[^{{}}]*)?\}}|\[(?:r|l|p|cm|er|lr|plc|ruby [^\[\]]*)\]"
-    r"|<r[tp]>[^<>]*</r[tp]>|</?(?:b|big|br|center|color|em|font|i|rb|ruby|s|size|small|span|strong|u)\b[^<>]*>",
+    r"|<r[tp]>[^<>]*</r[tp]>|</?(?:b|big|br|center|color|em|font|i|rb|ruby|s|size|small|span|strong|u)"
+    r"(?:=[^<>]*|\s+[\w-]+=[^<>]*|\s*/)?>",
     re.IGNORECASE,
 )
 NOTE = re.compile(
@@ -48,7 +49,7 @@ STUTTER = re.compile(rf"(?:^|(?<=[，。！？…「『“（\s]))([{HAN}ぁ-ゖ
 LATIN_STUTTER = re.compile(r"(?<![\w-])([A-Za-z]|[cstw]h)(?:-\1)*-(\1)(?=[a-z' ,.])", re.IGNORECASE)
 
 FILLER_WORD = (
-    r"(?:[嗯唔呃额啊哦噢喔诶欸哎唉呜哼嘛呀哇咦哟]|(?<!\w)(?:[あうわ]+[ぁぅっー]*|え+[ぇっー]*|お+[ぉっー]*|うん+|は[ぁあー]+"
+    r"(?:[嗯唔呃额啊哦噢喔诶欸哎唉呜哼嘛呀哇咦哟]|(?<!\w)(?:[あうわ]+[ぁぅっー]*|え+[ぇっー]*|お+[ぉっー]*|(?:うん+)+|は[ぁあー]+"
     r"|ふ[ぅうー]*ん|へ[ぇえー]+|ん+|u+m+|u+h+|e+r+m*|h+m+|m+h*m+|a+h+|o+h+|e+h+|h+uh|u+gh+)(?!\w))"
 )
 FILLER = re.compile(FILLER_WORD, re.IGNORECASE)
@@ -72,7 +73,7 @@ def drop_broken(text: str) -> str | None:
 
 def strip_tags(text: str) -> str | None:
     """Markup that the reader's format does not define: {i}…{/i}, <br>, [r]; {name} is a variable and stays."""
-    return _settled(TAG, text) if "{" in text or "<" in text or "[" in text else text
+    return _cut_out(TAG, text) if "{" in text or "<" in text or "[" in text else text
 
 
 def strip_notes(text: str) -> str | None:

@@ -151,9 +151,9 @@ def script_language(spots: list[Spot], params: DenoiseParams) -> str:
 
 
 def language(texts: Iterable[str]) -> str:
-    """zh, ja, en or another: a tenth of kana makes it Japanese; else most letters, a Chinese one counting thrice."""
+    """zh, ja, en or another: a quarter of kana makes it Japanese; else most letters, a Chinese one counting thrice."""
     counts = letters("".join(texts))
-    if counts["ja"] > 0.1 * (counts["ja"] + counts["zh"]) and counts["ja"] + counts["zh"] > counts["en"] / 3:
+    if counts["ja"] > 0.25 * (counts["ja"] + counts["zh"]) and counts["ja"] + counts["zh"] > counts["en"] / 3:
         return "ja"
     return max(counts, key=lambda name: counts[name] * (3 if name == "zh" else 1))
 
