@@ -16,12 +16,16 @@ SCRIPTS = {
     "latin": r"\p{Latin}",
     "hangul": r"\p{Hangul}",
 }
-LETTER = {name: regex.compile(rf"(?:{script})+") for name, script in SCRIPTS.items()}
-ANY_LETTER = regex.compile(r"\p{L}")
 OTHER = "other"
+OURS = "".join(rf"\p{{{script}}}" for script in ("Han", "Hiragana", "Katakana", "Latin", "Hangul"))
+LETTER = {
+    **{name: regex.compile(rf"(?:{script})+") for name, script in SCRIPTS.items()},
+    OTHER: regex.compile(rf"(?:(?![{OURS}\p{{Lm}}])\p{{L}})+"),
+}
 
 HOME_SHARE = 0.02  # of the letters: a script this common in her lines belongs to her language
 WORDS = regex.compile(r"(?:\b[A-Za-z][A-Za-z'’]*\b[ ,.!?;:]*){3,}")  # a name or a model number is no English
+MANY_LATIN = 8  # letters, and more than half of all
 FOREIGN_RUN = 2  # letters: the の of a shop sign is no Japanese yet
 DIALECT = regex.compile(
     r"[嘅咗喺哋嘢啲嚟冇佢乜咁嗰]|唔(?=[係系好使知要会會該该])|係(?=[咪唔])"  # Cantonese
@@ -42,9 +46,7 @@ def shares(texts: Iterable[str]) -> dict[str, float]:
 
 def letters(text: str) -> Counter[str]:
     """How many letters of each script a text has."""
-    counts = Counter({name: sum(map(len, pattern.findall(text))) for name, pattern in LETTER.items()})
-    counts[OTHER] = max(0, len(ANY_LETTER.findall(text)) - counts.total())
-    return counts
+    return Counter({name: sum(map(len, pattern.findall(text))) for name, pattern in LETTER.items()})
 
 
 def home(of_script: Mapping[str, float]) -> frozenset[str]:
@@ -54,14 +56,23 @@ def home(of_script: Mapping[str, float]) -> frozenset[str]:
 
 def drift_spans(text: str, at_home: frozenset[str], simplified: bool) -> list[Span]:
     """Where the reply is in another language, another dialect or another form of the characters."""
-    spans = [span for name in SCRIPTS for span in foreign_runs(text, name) if name not in at_home and name != "latin"]
+    away = [name for name in (*SCRIPTS, OTHER) if name not in at_home and name != "latin"]
+    spans = [span for name in away for span in foreign_runs(text, name)]
     if "latin" not in at_home:
-        spans += [match.span() for match in WORDS.finditer(text)]
+        spans += latin_spans(text)
     if "han" in at_home and "kana" not in at_home:
         spans += [match.span() for match in DIALECT.finditer(text)]
         spans += [(i, i + 1) for i, char in enumerate(text) if japanese_only(char)]
         spans += traditional_spans(text) if simplified else []
     return sorted(set(spans))
+
+
+def latin_spans(text: str) -> list[Span]:
+    """Three words in a row, or a text that is Latin for the most part."""
+    count = letters(text)
+    if count["latin"] >= MANY_LATIN and 2 * count["latin"] > count.total():
+        return [match.span() for match in LETTER["latin"].finditer(text)]
+    return [match.span() for match in WORDS.finditer(text)]
 
 
 def foreign_runs(text: str, name: str) -> list[Span]:
