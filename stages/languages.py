@@ -108,7 +108,7 @@ def traditional_only(char: str) -> bool:
 def japanese_only(char: str) -> bool:
     """A kanji (働, 気, 桜) that the Japanese standard has and neither Chinese one."""
     han = LETTER["han"].match(char) is not None
-    return han and char != "々" and _in(char, "euc_jp") and not _in(char, "gb2312") and not _in(char, "big5")
+    return han and char != "々" and _in(char, "shift_jis") and not _in(char, "gb2312") and not _in(char, "big5")
 
 
 def _in(char: str, charset: str) -> bool:

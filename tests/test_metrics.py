@@ -196,6 +196,10 @@ def test_swearing_is_found(text):
         "classic assistant passage",
         "牛奶和面包",
         "草莓你要吗？",
+        "是我丢的，所以由我擦。",
+        "老妈的味道。",
+        "牛逼仄的棚子。",
+        "我过去死板得很。",
     ],
 )
 def test_innocent_words_are_no_swearing(text):
