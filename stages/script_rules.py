@@ -247,10 +247,10 @@ def is_first(dialogue: Dialogue) -> bool:
 
 
 def drop_duplicate_dialogues(spots: list[Spot], texts: Texts, params: DenoiseParams) -> Texts:
-    """A dialogue that says nearly the same as an earlier one, in whatever scene."""
+    """A dialogue that said nearly the same as an earlier one, in whatever scene, before any rule touched it."""
     said: dict[str, list[str]] = {}
-    for spot, text in zip(spots, texts, strict=True):
-        said.setdefault(spot.dialogue.id, []).append(text or "")
+    for spot in spots:
+        said.setdefault(spot.dialogue.id, []).append(spot.piece.text)
     keys = [_long("".join(lines)) for lines in said.values()]
     groups = near_duplicate_groups(keys, params.near_duplicate)
     kept = {name for index, (name, group) in enumerate(zip(said, groups, strict=True)) if group == index}
