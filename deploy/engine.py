@@ -1,0 +1,191 @@
+"""One model for many who ask: conversations in, her words out as they come.
+
+A single thread owns the model. Whoever waits while it is busy is answered in the next batch, all at once: on a CPU
+twenty replies together take far less than twenty times as long as one.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from random import SystemRandom
+from typing import Any, NamedTuple
+
+from stages.inference import (
+    BATCH,
+    BATCH_TOKENS,
+    CONTEXT_TOKENS,
+    Character,
+    Decoding,
+    Draft,
+    addressing,
+    dice,
+    encode_prompt,
+    generate,
+    held_back,
+    spoken,
+)
+from stages.records import InputError
+
+Message = dict[str, Any]
+
+WAITING = 64  # conversations; more than these are sent away rather than left to time out
+LINGER = 0.02  # seconds that a batch waits for others who ask at the same moment
+
+
+class Overloaded(RuntimeError):
+    """Too many wait already."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A conversation, the system turn included, and how to answer it; `use_adapter` false asks the base model."""
+
+    messages: list[Message]
+    decoding: Decoding
+    user_name: str
+    stop: tuple[str, ...] = ()
+    use_adapter: bool = True
+
+
+class Ending(NamedTuple):
+    """Why a reply ended (stop or length), and the tokens it took."""
+
+    reason: str
+    prompt_tokens: int
+    reply_tokens: int
+
+
+@dataclass
+class Job:
+    """An Ask on its way: its prompt, how much of the reply has been said, and where that is sent."""
+
+    ask: Ask
+    prompt: list[int]
+    character: Character
+    loop: asyncio.AbstractEventLoop
+    out: asyncio.Queue = field(default_factory=asyncio.Queue)
+    said: int = 0
+    over: bool = False  # answered, or nobody listens any more
+
+    def send(self, item: str | Ending | Exception) -> None:
+        """Hand something to who asked, whose event loop runs in another thread."""
+        self.loop.call_soon_threadsafe(self.out.put_nowait, item)
+
+    def hear(self, draft: Draft) -> None:
+        """Send on what has become sure of the reply, and its ending."""
+        text, closed = spoken(self.character, draft.tokens)
+        text, stopped = cut(text, self.ask.stop)
+        ended = draft.ended or closed or stopped
+        full = len(draft.tokens) >= self.ask.decoding.max_new_tokens
+        sure = text.rstrip() if ended or full else hold(held_back(self.character, text), self.ask.stop)
+        if len(sure) > self.said:
+            self.send(sure[self.said :])
+            self.said = len(sure)
+        if ended or full:
+            self.send(Ending("stop" if ended else "length", len(self.prompt), len(draft.tokens)))
+            self.over = True
+
+
+class Engine:
+    """A character who answers; `speak` may be called by any number of tasks at once."""
+
+    def __init__(self, character: Character) -> None:
+        self.character = character
+        self.waiting: list[Job] = []
+        self.changed = threading.Condition()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    async def speak(self, ask: Ask) -> AsyncIterator[str | Ending]:
+        """Her reply in pieces, then its Ending. To stop it, close the iterator."""
+        prompt = await asyncio.to_thread(encode_prompt, self.character.tokenizer, ask.messages)
+        if len(prompt) > CONTEXT_TOKENS:
+            raise InputError(f"expected at most {CONTEXT_TOKENS} tokens in persona and last message, got {len(prompt)}")
+        job = Job(ask, prompt, addressing(self.character, ask.user_name), asyncio.get_running_loop())
+        self._queue(job)
+        try:
+            while not isinstance(item := await job.out.get(), Ending):
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+            yield item
+        finally:
+            job.over = True
+
+    def _queue(self, job: Job) -> None:
+        with self.changed:
+            if len(self.waiting) >= WAITING:
+                raise Overloaded(f"{WAITING} conversations wait already")
+            self.waiting.append(job)
+            self.changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            batch = self._next_batch()
+            try:
+                self._answer(batch)
+            except Exception as error:  # such as too little memory: they are told, and the next ones are answered
+                for job in batch:
+                    job.send(error)
+
+    def _next_batch(self) -> list[Job]:
+        """The one who waits longest, and all others who can be answered together with him."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.waiting)
+        time.sleep(LINGER)
+        with self.changed:
+            batch: list[Job] = []
+            for job in self.waiting:
+                if not job.over and (not batch or fits(job, batch)):
+                    batch.append(job)
+            self.waiting = [job for job in self.waiting if job not in batch and not job.over]
+            return batch
+
+    def _answer(self, batch: Sequence[Job]) -> None:
+        drafts = [Draft(index, dice(job.prompt, seed_of(job))) for index, job in enumerate(batch)]
+        if not batch:
+            return
+        longest = max(job.ask.decoding.max_new_tokens for job in batch)
+        decoding = replace(batch[0].ask.decoding, max_new_tokens=longest)
+        with nullcontext() if batch[0].ask.use_adapter else self.character.model.disable_adapter():
+            for _ in generate(self.character, [job.prompt for job in batch], drafts, decoding):
+                for job, draft in zip(batch, drafts, strict=True):
+                    if not job.over:
+                        job.hear(draft)
+                    draft.ended = job.over  # it leaves the batch
+
+
+def fits(job: Job, batch: Sequence[Job]) -> bool:
+    """Whether the job can be answered with the others: the same model and decoding but for seed and length."""
+    longest = max(len(other.prompt) for other in (*batch, job))
+    return len(batch) < BATCH and longest * (len(batch) + 1) <= BATCH_TOKENS and settings(job) == settings(batch[0])
+
+
+def settings(job: Job) -> tuple[bool, Decoding]:
+    """What all jobs of a batch share."""
+    return job.ask.use_adapter, replace(job.ask.decoding, seed=None, max_new_tokens=0)
+
+
+def seed_of(job: Job) -> int:
+    """The seed that was asked for, or a fresh one."""
+    seed = job.ask.decoding.seed
+    return SystemRandom().getrandbits(32) if seed is None else seed
+
+
+def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """The text before the first of the stops, and whether there was one."""
+    found = [at for at in map(text.find, stops) if at >= 0]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+def hold(text: str, stops: Sequence[str]) -> str:
+    """The text less an end that may be the beginning of a stop."""
+    parts = {len(part) for stop in stops for part in beginnings(stop) if text.endswith(part)}
+    return text[: len(text) - max(parts, default=0)]
+
+
+def beginnings(stop: str) -> list[str]:
+    """Its beginnings, shorter than itself."""
+    return [stop[:size] for size in range(1, len(stop))]
