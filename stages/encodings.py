@@ -42,13 +42,14 @@ HABITUAL = {  # order breaks ties
     "euc_jp": re.compile(f"[{JAPANESE}]"),
     "big5hkscs": re.compile(f"[{TRADITIONAL}]"),
     "cp949": re.compile(f"[{KOREAN}]"),
-    "cp1251": re.compile(f"[{RUSSIAN}]"),
-    "cp1252": re.compile(f"(?<![^\\x00-\\x7f])[{WESTERN}](?![^\\x00-\\x7f])"),  # accents stand alone among ASCII
+    "cp1251": re.compile(f"[{RUSSIAN}](?=[А-я])|(?<=[А-я])[{RUSSIAN}]"),  # letters stand together
+    "cp1252": re.compile(f"(?<![^\\x00-\\x7f’‘“”])[{WESTERN}](?![^\\x00-\\x7f’‘“”])"),  # accents stand alone
 }
 READABLE = re.compile(f"[\\n -~{SIMPLIFIED}{TRADITIONAL}{JAPANESE}{KOREAN}{RUSSIAN}，。、！？…「」]")
 HALFWIDTH_KANA = re.compile("[\uff61-\uff9f]{2,}")
 NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f\ufffd\ue000-\uf8ff]")
 NOT_ASCII = re.compile("[^\x00-\x7f]")
+SUSPECT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\xff\ufffd\ue000-\uf8ff\uff61-\uff9f]")  # what the checks below look for
 LATIN_LEFTOVERS = re.compile("[\x80-\xff]")
 
 
@@ -108,27 +109,28 @@ def shares(data: bytes) -> dict[str, float]:
 
 def decode(name: str, data: bytes, *, forced: str = "auto", ballot: Ballot | None = None) -> Decoded:
     """Decode one file; `name` is for the messages, `ballot` holds the votes of its folder."""
-    encoding, why = (
-        (forced, "forced by extract.encoding") if forced != "auto" else _choose(name, data, ballot or Ballot())
-    )
+    if forced != "auto":
+        encoding, why = forced, "forced by extract.encoding"
+    else:
+        encoding, why = _choose(name, data, ballot or Ballot())
     text, bad = _decode(name, data, encoding)
-    _verify(name, text, encoding)
+    repaired: tuple[int, ...] = ()
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    text, repaired = repair(text)
+    if SUSPECT.search(text):
+        _verify(name, text, encoding)
+        text, repaired = repair(text)
     return Decoded(text.removeprefix("\ufeff"), encoding, why, bad, repaired)
 
 
 def repair(text: str) -> tuple[str, tuple[int, ...]]:
     """Undo mojibake line by line: the text and the numbers of the repaired lines."""
-    if not LATIN_LEFTOVERS.search(text):
-        return text, ()
     lines = text.split("\n")
     repaired = []
     for index, line in enumerate(lines):
         if LATIN_LEFTOVERS.search(line) and is_bad(line) and (fixed := ftfy.fix_encoding(line)) != line:
             lines[index] = fixed
             repaired.append(index + 1)
-    return "\n".join(lines), tuple(repaired)
+    return ("\n".join(lines) if repaired else text), tuple(repaired)
 
 
 def _choose(name: str, data: bytes, ballot: Ballot) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from stages.formats.quotes import mixed_names
 
 NAME = r"[^\s：:「」『』“”\"…。！!，,；;][^：:\n\t「」『』“”\"…。！!，；;]{0,39}"
 LABELS = {  # form -> the label as written, and the first character of what follows it
-    "colon": re.compile(rf"^([ \t　]*{NAME})[：:][ \t　]*(.?)", re.M),
+    "colon": re.compile(r"^([^：:\n\t]{1,40})[：:][ \t　]*(.?)", re.M),
     "tab": re.compile(rf"^({NAME})\t[ \t　]*(.?)", re.M),
     "bracket": re.compile(r"^([ \t　]*[【\[［][^】\]］\n]{1,40}[】\]］])[：:]?[ \t　]*(.?)", re.M),
     "quote": re.compile(rf"^([ \t　]*{NAME})([「『“])[^\n]*[」』”][ \t　]*$", re.M),
@@ -28,13 +28,23 @@ MARKS = {
     "quote": "」』”",
     "above": '「『“"',
 }  # a text without them lacks the form
+WRITTEN_NAME = re.compile(rf"[ \t　]*{NAME}")
 BRACKET = re.compile(r"[ \t　]*[【\[［]([^】\]］\n]{1,40})[】\]］]")
 MANNER = re.compile(r"(.+?)[ 　]*([（(][^（()）]{1,20}[)）])")
 SETTING = frozenset(
     ("时间", "地点", "场景", "背景", "音乐", "音效", "画面", "镜头", "备注", "注", "場所", "BGM", "BG", "SE", "CG")
 )
 PROSE_ENDINGS = re.compile(r"(?:[写说說道问問喊叫答想着是为]|如下|说明|原则)$")
+TIME = re.compile(r"(?=\D*\d)[\d\W_年月日时時点分秒]+")
 ORDINAL = re.compile(rf"第{NUMERAL}")
+
+
+SHORT = 300  # lines; in a longer file names recur, and so do words before a colon
+
+
+ONCE = 6  # characters of a name that a quotation alone can prove
+
+Found = dict[tuple[str, str], int]  # label as written, first character after it -> lines
 
 
 class Form(NamedTuple):
@@ -57,43 +67,60 @@ def examine(form: str, text: str, options: Options) -> tuple[int, Form] | None:
     """The lines that a form labels, and what it takes for names."""
     if not any(mark in text for mark in MARKS[form]):
         return None
-    found = Counter(LABELS[form].findall(text))
-    labels: Counter[str] = Counter()
-    for (label, _), count in found.items():
-        labels[label] += count
-    bare = sum(count for (_, first), count in found.items() if not first)
-    names, manners = _names(labels, text, options, by_form=form in ("quote", "above") or 2 * bare > labels.total())
+    found = {
+        (label, first): count
+        for (label, first), count in Counter(LABELS[form].findall(text)).items()
+        if form != "colon" or WRITTEN_NAME.fullmatch(label)
+    }
+    names = _names(found, _formed(form, found), text, options)
     if not names:
         return None
+    labels = _sum_by(found, 0)
+    noted = {label: MANNER.fullmatch(clean_name(label)) for label in names}
+    manners = {label: note[2] for label, note in noted.items() if note and note[1] == names[label]}
     openings = ((names[label], first, count) for (label, first), count in found.items() if first and label in names)
-    paragraphs = form in ("colon", "bracket") and bare > 1 and _paragraphs(form, names, text)
-    lines = sum(labels[label] for label in names)
-    return lines, Form(form, names, manners, paragraphs, mixed_names(openings))
+    paragraphs = form in ("colon", "bracket") and _paragraphs(form, names, text)
+    return sum(labels[label] for label in names), Form(form, names, manners, paragraphs, mixed_names(openings))
 
 
-def _names(
-    labels: Counter[str], text: str, options: Options, *, by_form: bool
-) -> tuple[dict[str, str], dict[str, str]]:
-    """The labels that are names, as written -> as a name, and -> the manner of speaking noted in them."""
+def _sum_by(found: Found, part: int) -> Counter[str]:
+    sums: Counter[str] = Counter()
+    for key, count in found.items():
+        sums[key[part]] += count
+    return sums
+
+
+def _formed(form: str, found: Found) -> set[str]:
+    """Labels that the form itself shows to be names, so that they need not recur."""
+    firsts = _sum_by(found, 1)
+    if form in ("tab", "quote", "above") or 2 * firsts[""] > firsts.total():
+        return {label for label, _ in found}
+    quoted = {label for label, first in found if first and first in "「『“"}
+    if form == "bracket":
+        return quoted
+    mostly = 5 * (firsts["「"] + firsts["『"] + firsts["“"]) > 3 * firsts.total()
+    return {label for label in quoted if len(clean_name(label)) <= ONCE} if mostly else set()
+
+
+def _names(found: Found, formed: set[str], text: str, options: Options) -> dict[str, str]:
+    """The labels that are names: as written -> as a name."""
+    labels = _sum_by(found, 0)
     clean = {label: clean_name(label) for label in labels}
     counts: Counter[str] = Counter()
     for label, count in labels.items():
         counts[clean[label]] += count
     sure = {name for name in counts if name in options.known or name in options.names}
     likely = {name for name in counts if name not in sure and plausible(name)}
-    recurring = sure | {name for name in likely if counts[name] >= options.recurrence}
-    if not by_form:  # a comma is prose, except where the form leaves no doubt: Senators, &C:
-        likely = {name for name in likely if "," not in name}
-        recurring -= {name for name in recurring - sure if "," in name}
-        dense = sum(counts[name] for name in likely | sure) * 5 >= 4 * nonblank(text)
-        likely = {name for name in likely if dense or name.endswith(("？", "?")) or _several(name, recurring)}
-    accepted = recurring | likely
+    shown = {clean[label] for label in formed} & likely
+    unproved = {
+        name for name in likely - shown if "," not in name
+    }  # `Senators, &C` is one only where the form shows it
+    accepted = sure | shown | {name for name in unproved if counts[name] >= options.recurrence}
+    dense = sum(counts[name] for name in likely | sure) * 5 >= 4 * nonblank(text)
+    accepted |= {name for name in unproved if dense or name.endswith(("？", "?")) or _several(name, accepted)}
+    noted = {label: note for label, name in clean.items() if (note := MANNER.fullmatch(name)) and note[1] in accepted}
     names = {label: name for label, name in clean.items() if name in accepted}
-    manners = {}
-    for label, name in clean.items():
-        if (noted := MANNER.fullmatch(name)) and noted[1] in accepted:
-            names[label], manners[label] = noted[1], noted[2]
-    return names, manners
+    return names | {label: note[1] for label, note in noted.items()}
 
 
 def clean_name(label: str) -> str:
@@ -104,7 +131,7 @@ def clean_name(label: str) -> str:
 
 def plausible(name: str) -> bool:
     """Whether a label could be a name at all; prose before a colon mostly could not."""
-    if not name or name in SETTING or name[0].isdigit() or CHOICE.fullmatch(name) or TITLE.fullmatch(name):
+    if not name or name in SETTING or TIME.fullmatch(name) or CHOICE.fullmatch(name) or TITLE.fullmatch(name):
         return False
     if name.isascii():
         return len(name.split()) <= 6 and any(map(str.isalpha, name)) and not name.startswith("http")
@@ -126,14 +153,16 @@ def _paragraphs(form: str, names: dict[str, str], text: str) -> bool:
 
 def nonblank(text: str) -> int:
     """Lines that carry anything."""
-    return sum(not line.isspace() for line in text.split("\n") if line)
+    lines = text.split("\n")
+    return len(lines) - lines.count("") - sum(map(str.isspace, lines))
 
 
 def survey(texts: Iterable[str]) -> dict[str, str]:
-    """Labels that at least two files of the folder use: short scene files name a person once each."""
+    """Labels that two short files of the folder share: files of one scene name a person once each."""
     files: Counter[str] = Counter()
     for text in texts:
-        files.update({clean_name(label) for form in ("colon", "tab", "bracket") for label in _labels(form, text)})
+        if text.count("\n") < SHORT:
+            files.update({clean_name(label) for form in ("colon", "tab", "bracket") for label in _labels(form, text)})
     return {name: name for name, count in sorted(files.items()) if count > 1 and plausible(name)}
 
 

@@ -29,13 +29,15 @@ MANNER_ZH = (
 )
 NAME_ZH = "[\u4e00-\u9fff]{2,4}?|[\u4e00-\u9fff]{1,6}·[\u4e00-\u9fff·]{1,8}?|[A-Z][A-Za-z]+"
 LEARN_BEFORE_ZH = re.compile(rf"(?:^|[。！？!?，,；;…”」\s])(?:只见|只听|忽听|那)?({NAME_ZH}){MANNER_ZH}*{VERBS_ZH}[：:，,]?\s*$")
-LEARN_AFTER_ZH = re.compile(rf"^({NAME_ZH}){MANNER_ZH}*{VERBS_ZH}(?:着|了)?(?=[。，,：:！!；;]|$)")
+LEARN_AFTER_ZH = re.compile(rf"^({NAME_ZH}){MANNER_ZH}*{VERBS_ZH}(?:着|了)?(?=[。，,！!；;]|$)")
 BARE_ZH = re.compile(rf"(?:只见)?(?:{NAME_ZH}|[他她我]们?)?{MANNER_ZH}*{VERBS_ZH}(?:着|了)?[：:。，,]?")
 SAID_BEFORE_ZH = re.compile(rf"([^。！？!?”」]*)(?:{VERBS_ZH}(?:了?一句|了?一声)?[：:，,]?|：)\s*$")
-SAID_AFTER_ZH = re.compile(rf"([^。！？!?“「：:]{{1,40}}?{VERBS_ZH}(?:着|了|了?一句|了?一声)?)(?=[。，,：:！!；;]|$)")
+SAID_AFTER_ZH = re.compile(rf"([^。！？!?“「：:]{{1,40}}?{VERBS_ZH}(?:着|了|了?一句|了?一声)?)(?=[。，,！!；;]|$)")  # a colon: for the next
+OBJECT_ZH = "(?<![向对見见和同与問问给給叫命听聽把被替跟劝勸拉瞅望着])"  # whom it is said to, not who says it
+GOES_ON_ZH = re.compile("又|再|接着|继续|繼續")
+NO_NAME_ZH = re.compile("^[他她我你它因又都便只忽进说却且方才于不也就还再听见问那这一]|[听见说笑想问道着来去又便都忙了]$")
 NOT_NAMES_ZH = frozenset(
-    "他 她 它 我 你 您 他们 她们 我们 你们 咱们 大家 众人 那人 这人 有人 一人 二人 两人 一个 一面 一边 这个 那个 自己 对方 别人 谁 什么 "
-    "心里 心中 口中 口里 嘴里 听见 只得 不知 如此 这样 那样 怎么 于是 因此 所以 然后 接着 却说 且说 话说 听了 因说 笑着".split()
+    ("大家", "众人", "有人", "二人", "两人", "咱们", "自己", "对方", "别人", "心里", "心中", "口中", "口里", "嘴里", "如此")
 )
 
 VERBS_EN = (
@@ -58,7 +60,7 @@ class Piece(NamedTuple):
     quoted: bool
 
 
-Naming = Callable[[str, str], str | None]  # what stands before and after a quotation -> the name there
+Naming = Callable[[str, str], str | None]  # before and after a quotation -> the name there; "": somebody unnamed
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
@@ -90,12 +92,12 @@ class Turns:
 
 
 def _read_paragraph(pieces: list[Piece], naming: Naming, turns: Turns, scene: str) -> Iterator[Message]:
-    """One paragraph is one speaker's unless an attribution names another."""
+    """One paragraph is one speaker's until an attribution names another."""
     spoken = [index for index, piece in enumerate(pieces) if piece.quoted and _is_speech(pieces, index, naming)]
     names = {index: naming(*_around(pieces, index)) for index in spoken}
-    fallback = next((name for name in names.values() if name), None)
-    if spoken and not fallback and pieces[0].quoted:
-        fallback = turns.next()
+    speaker = next((name for name in names.values() if name is not None), None) if pieces[0].quoted else None
+    if spoken and speaker is None and pieces[0].quoted:
+        speaker = turns.next()
     narration: list[Piece] = []
     for index, piece in enumerate(pieces):
         if index not in names:
@@ -103,11 +105,11 @@ def _read_paragraph(pieces: list[Piece], naming: Naming, turns: Turns, scene: st
             continue
         yield from _narration(narration, scene)
         narration = []
-        fallback = names[index] or fallback
-        yield Message(piece.line, fallback, _unquoted(piece.text), "speech", scene)
+        speaker = speaker if names[index] is None else names[index]
+        yield Message(piece.line, speaker or None, _unquoted(piece.text), "speech", scene)
     yield from _narration(narration, scene)
     if spoken:
-        turns.spoke(fallback)
+        turns.spoke(speaker)
     else:
         turns.quiet += 1
 
@@ -118,7 +120,7 @@ def _is_speech(pieces: list[Piece], index: int, naming: Naming) -> bool:
     if not words:
         return False
     before, after = _around(pieces, index)
-    return bool(naming(before, after)) or bool(SENTENCE_END.search(words) and before.strip()[-1:] in "：:，,。！？!?.…;；—")
+    return naming(before, after) is not None or bool(SENTENCE_END.search(words) and before.strip()[-1:] in "：:，,。！？!?.…;；—")
 
 
 def _around(pieces: list[Piece], index: int) -> tuple[str, str]:
@@ -159,7 +161,7 @@ def _naming(paragraphs: list[tuple[int, str]], options: Options) -> Naming:
                 counts[name] += 1
     names = {name for name, count in counts.items() if count >= options.recurrence} | options.known
     ordered = sorted(names, key=lambda name: (-len(name), name))
-    known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+    known = re.compile(f"{OBJECT_ZH}(?:{'|'.join(map(re.escape, ordered))})") if ordered else None
 
     def naming(before: str, after: str) -> str | None:
         return _english(before, after, names) or (_chinese(before, after, known) if known else None)
@@ -177,7 +179,7 @@ def _candidate(before: str, after: str) -> str | None:
 
 
 def _is_name(name: str) -> bool:
-    return bool(name) and name.split(" ")[0] not in NOT_NAMES_EN and name not in NOT_NAMES_ZH and name[0] not in "他她我你它"
+    return bool(name) and not (name in NOT_NAMES_ZH or name.split(" ")[0] in NOT_NAMES_EN or NO_NAME_ZH.search(name))
 
 
 def _english(before: str, after: str, names: set[str]) -> str | None:
@@ -188,12 +190,13 @@ def _english(before: str, after: str, names: set[str]) -> str | None:
 
 
 def _chinese(before: str, after: str, known: re.Pattern[str]) -> str | None:
-    """The subject of the sentence that ends in a verb of saying: the first known name in it."""
-    for pattern, text in ((SAID_BEFORE_ZH, before[-120:]), (SAID_AFTER_ZH, after[:80])):
-        said = pattern.search(text) if pattern is SAID_BEFORE_ZH else pattern.match(text)
-        if said and (found := known.search(said[1])):
-            return found[0]
-    return None
+    """The subject of the sentence that ends in a verb of saying: the first known name in it; "" where it is elided."""
+    said = SAID_BEFORE_ZH.search(before[-120:]) or SAID_AFTER_ZH.match(after[:80])
+    if not said:
+        return None
+    if found := known.search(said[1]):
+        return found[0]
+    return None if GOES_ON_ZH.search(said[0]) else ""
 
 
 # --- paragraphs and pieces

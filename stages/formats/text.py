@@ -73,7 +73,7 @@ SPLITS: dict[str, tuple[Split, str, str]] = {  # how to cut a line, and two mark
     "tab": (split_tab, "\t", "\t"),
     "bracket": (split_bracket, "】", "]"),
     "quote": (split_quote, "」", "”"),
-    "above": (split_above, "", ""),
+    "above": (split_above, "\n", ""),
 }
 
 
@@ -109,32 +109,40 @@ class Reading:
         self.form = form
         self.split, self.mark, self.other_mark = SPLITS[form.name]
         self.scenes = Scenes(lines)
+        self.glued = any(GAP.search(line) for line in lines if "    " in line or "　　" in line)
         self.choosing = False
 
     def messages(self) -> Iterator[Message | Reject]:
-        lines, split, mark, other = self.lines, self.split, self.mark, self.other_mark
-        names, manners, paragraphs = self.form.names, self.form.manners, self.form.paragraphs
-        index, blank, total = 0, True, len(lines)
-        while index < total:
-            line = lines[index]
-            index += 1
-            if (mark in line or other in line) and (blank or not paragraphs):
+        """One pass; a plain labelled line, which most are, takes the first branch."""
+        split, mark, other, names = self.split, self.mark, self.other_mark, self.form.names
+        paragraphs, glued, scene = self.form.paragraphs, self.glued, self.scenes.name
+        plain = {} if paragraphs else {label: name for label, name in names.items() if label not in self.form.manners}
+        done, blank = 0, True
+        for number, line in enumerate(self.lines, 1):
+            if number <= done:
+                continue
+            label, found, body = line.partition(mark)
+            if (
+                (name := plain.get(label))
+                and (body := body.strip())
+                and body[0] not in WRAPS
+                and not (glued and GAP.search(body))
+            ):
+                yield Message(number, name, body, "speech", scene)
+                continue
+            if (found or other in line) and (blank or not paragraphs):
                 label, body = split(line)
                 if label in names:
-                    body = body.strip()
-                    if body and body[0] not in WRAPS and not GAP.search(body) and label not in manners:
-                        yield Message(index, names[label], body, "speech", self.scenes.name)
-                    else:
-                        index = yield from self.speech(index, label, body)
+                    done = yield from self.speech(number, label, body.strip())
                     blank = False
                     continue
             text = line.strip()
             blank = not text
-            if text:
-                if text[0] in FIRST or self.choosing:
-                    yield from self.unlabelled(index, text)
-                else:
-                    yield Message(index, None, text, "narration", self.scenes.name)
+            if text and (text[0] in FIRST or self.choosing):
+                yield from self.unlabelled(number, text)
+                scene = self.scenes.name
+            elif text:
+                yield Message(number, None, text, "narration", scene)
 
     def speech(self, index: int, label: str, body: str) -> Generator[Message | Reject, None, int]:
         """A message that needs a closer look: quoted, glued, in brackets, or with its text below; returns its end."""
@@ -158,7 +166,7 @@ class Reading:
                 end += 1
             return end, "\n".join(line.strip() for line in self.lines[index:end])
         line = self.lines[index].strip() if index < len(self.lines) else ""
-        if not line or (self.mark and self.split(line)[0] in self.form.names):
+        if not line or self.split(line)[0] in self.form.names:
             return index, ""
         return self.run_on(index + 1, line) if self.left_open(line) else (index + 1, line)
 
