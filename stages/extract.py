@@ -41,59 +41,17 @@ BATCH = 4096  # messages written at once
 LINE, SPEAKER, TEXT, SPEAKER_AND_KIND = itemgetter(0), itemgetter(1), itemgetter(2), itemgetter(1, 3)
 SNIFFED = 1 << 16  # characters that decide on a format
 SUFFIX_BONUS = 0.3
-NOT_SCRIPT = frozenset(  # reported, not opened
-    [
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".gif",
-        ".webp",
-        ".bmp",
-        ".ico",
-        ".svg",
-        ".psd",
-        ".tlg",
-        ".ogg",
-        ".opus",
-        ".mp3",
-        ".wav",
-        ".flac",
-        ".m4a",
-        ".mp4",
-        ".webm",
-        ".mpg",
-        ".avi",
-        ".ogv",
-        ".ttf",
-        ".otf",
-        ".woff",
-        ".woff2",
-        ".zip",
-        ".rar",
-        ".7z",
-        ".gz",
-        ".xz",
-        ".rpa",
-        ".xp3",
-        ".pak",
-        ".arc",
-        ".exe",
-        ".dll",
-        ".so",
-        ".pyc",
-        ".rpyc",
-        ".rpymc",
-        ".pdf",
-        ".doc",
-        ".xls",
-        ".xlsx",
-        ".db",
-        ".dvc",
-    ]
-)
-FULL_WIDTH = {
-    code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
-} | {0x3000: " "}
+NOT_SCRIPT = {  # kind of file -> suffixes; reported, not opened
+    "image": (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".ico", ".svg", ".psd", ".tlg"),
+    "sound": (".ogg", ".opus", ".mp3", ".wav", ".flac", ".m4a"),
+    "film": (".mp4", ".webm", ".mpg", ".avi", ".ogv", ".mkv"),
+    "font": (".ttf", ".otf", ".woff", ".woff2"),
+    "archive": (".zip", ".rar", ".7z", ".gz", ".xz", ".rpa", ".xp3", ".pak", ".arc"),
+    "program": (".exe", ".dll", ".so", ".pyc", ".rpyc", ".rpymc"),
+    "document to be saved as .docx or .csv": (".doc", ".pdf", ".xls", ".xlsx", ".odt", ".rtf"),
+    "pointer of DVC": (".dvc",),
+}
+FULL_WIDTH = {ord(letter) + 0xFEE0: letter for letter in string.ascii_letters + string.digits} | {0x3000: " "}
 
 
 @dataclass(frozen=True)
