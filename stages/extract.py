@@ -5,6 +5,7 @@ vanishes: it is a message, part of one, structure that the format defines, or a 
 """
 
 import gc
+import string
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -265,12 +266,7 @@ def read_file(file: File, names: Names, options: Options, tally: Tally) -> Itera
     while batch := list(islice(items, BATCH)):
         used += len(set(map(LINE, batch))) - (batch[0].line == last)
         last = batch[-1].line
-        longest_name = max(map(len, filter(None, set(map(SPEAKER, batch)))), default=0)
-        if (
-            Reject in set(map(type, batch))
-            or longest_name > LONGEST_NAME
-            or max(map(len, map(TEXT, batch))) > LONGEST_MESSAGE
-        ):
+        if suspect(batch):
             batch = list(accepted(file.name, batch, tally))
         counts.update(map(SPEAKER_AND_KIND, batch))
         yield dump_batch(file.name, batch, names)
@@ -281,6 +277,13 @@ def read_file(file: File, names: Names, options: Options, tally: Tally) -> Itera
             tally.speakers[name][kind] += count
     named = sum(count for (written, kind), count in counts.items() if names[written] is not None)
     tally.files.append(account(file, counts.total(), named, len(tally.rejects) - rejects, used))
+
+
+def suspect(batch: list[Message | Reject]) -> bool:
+    """Whether a batch holds a reject or something too long; one check for all, since nearly none does."""
+    longest_name = max(map(len, filter(None, set(map(SPEAKER, batch)))), default=0)
+    longest_text = max(map(len, map(TEXT, batch)))
+    return Reject in set(map(type, batch)) or longest_name > LONGEST_NAME or longest_text > LONGEST_MESSAGE
 
 
 def accepted(file: str, items: Iterable[Message | Reject], tally: Tally) -> Iterator[Message]:
@@ -423,10 +426,8 @@ def not_script(path: Path, root: Path) -> str | None:
         return "a link that leaves the source folder"
     if not path.is_file():
         return "not a plain file"
-    if path.suffix.lower() == ".doc":
-        return "old Word format: save it as .docx"
-    if path.suffix.lower() in NOT_SCRIPT:
-        return f"suffix {path.suffix.lower()}"
+    if kind := next((kind for kind, suffixes in NOT_SCRIPT.items() if path.suffix.lower() in suffixes), None):
+        return kind
     size = path.stat().st_size
     if size == 0:
         return "empty"

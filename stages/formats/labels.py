@@ -112,9 +112,8 @@ def _names(found: Found, formed: set[str], text: str, options: Options) -> dict[
     sure = {name for name in counts if name in options.known or name in options.names}
     likely = {name for name in counts if name not in sure and plausible(name)}
     shown = {clean[label] for label in formed} & likely
-    unproved = {
-        name for name in likely - shown if "," not in name
-    }  # `Senators, &C` is one only where the form shows it
+    # a comma is prose, unless the form shows otherwise: Senators, &C:
+    unproved = {name for name in likely - shown if "," not in name}
     accepted = sure | shown | {name for name in unproved if counts[name] >= options.recurrence}
     dense = sum(counts[name] for name in likely | sure) * 5 >= 4 * nonblank(text)
     accepted |= {name for name in unproved if dense or name.endswith(("？", "?")) or _several(name, accepted)}
