@@ -21,7 +21,7 @@ CLEARED = re.compile(r"[\[@](?:nm|name|whosay)[ \t]+(?:name|t|text|n)[ \t]*=[ \t
 
 PART = re.compile(r"(\[\[)|\[((?:[^\[\]\"']++|\"[^\"]*+\"|'[^']*+'|\[[^\[\]]*+\])*+)\]")
 TAG = re.compile(r"[ \t]*+([^\s=\]]++)")
-ATTRIBUTE = re.compile(r"([^\s=\"'\[\]]++)\s*+=\s*+(\"[^\"]*+\"|'[^']*+'|[^\s\"']++)")
+ATTRIBUTE = re.compile(r"(?<![^\s\"'])([^\s=\"'\[\]]++)\s*+=\s*+(\"[^\"]*+\"|'[^']*+'|[^\s\"']++)")
 HIDDEN = {"iscript": "endscript", "html": "endhtml"}  # code: nothing of it is read out
 SAVE_POINT = re.compile(r"(?:page)?\d*\Z")  # `*|`, `*page3|`, `*6116|` are places to save, not scenes
 WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
@@ -88,25 +88,22 @@ def _line(number: int, line: str, tyrano: bool) -> Iterator[Piece]:
 
 
 def _inline(number: int, line: str, at: int) -> Iterator[Piece]:
-    for found in PART.finditer(line, at):
-        if found.start() > at:
-            yield from _text(number, line, at, found.start())
+    while at < len(line):
+        tag_at = line.find("[", at)
+        text_end = len(line) if tag_at < 0 else tag_at
+        if text_end > at:
+            yield Piece("text", line[at:text_end], number, line, at, text_end)
+        if tag_at < 0:
+            return
+        found = PART.match(line, tag_at)
+        if not found:
+            yield Piece("bad", line[tag_at:], number, line, tag_at, len(line))
+            return
         at = found.end()
         if found[1]:
             yield Piece("text", "[", number, line, at - 1, at)
         elif tag := TAG.match(found[2]):
-            yield Piece("tag", tag[1], number, line, found.start(), at)
-    if at < len(line):
-        yield from _text(number, line, at, len(line))
-
-
-def _text(number: int, line: str, start: int, end: int) -> Iterator[Piece]:
-    open_at = line.find("[", start, end)
-    text_end = end if open_at < 0 else open_at
-    if text_end > start:
-        yield Piece("text", line[start:text_end], number, line, start, text_end)
-    if open_at >= 0:
-        yield Piece("bad", line[open_at:end], number, line, open_at, end)
+            yield Piece("tag", tag[1], number, line, tag_at, at)
 
 
 class Page:
@@ -238,6 +235,7 @@ MACRO = "macro:"  # the speaker that it sets, or `%x`: the speaker that its call
 ENDS = "ends:"  # it ends a message
 SHOWN = "shown:"  # the text that it prints
 BODY = 4000  # characters of a definition that are looked at
+MACRO_SIGN = re.compile(r"[\[@](?:end)?macro\b")
 DEFINITION = re.compile(r"[\[@]macro[ \t]+name[ \t]*=[ \t]*[\"']?([^\s\"'\]]+)[\"']?[ \t]*\]?")
 
 
@@ -247,7 +245,7 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
     pattern, end = re.compile(NAME), re.compile(END)
     for text in texts:
         for found in DEFINITION.finditer(text):
-            body = text[found.end() : found.end() + BODY].partition("endmacro")[0].rstrip("[@")
+            body = MACRO_SIGN.split(text[found.end() : found.end() + BODY], maxsplit=1)[0]
             for effect, value in _effects(list(pieces(body, tyrano=True)), pattern, end):
                 names.setdefault(effect + found[1], value)
     return names

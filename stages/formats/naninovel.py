@@ -12,9 +12,7 @@ AUTHOR = re.compile(r"([^\s\"\\:;@#.{\[]++)(?:\.[^\s\"\\:]*+)?: ")
 COMMAND = re.compile(r"@\s*([\w.]++)")
 PARAMETER = re.compile(r"(?:(\w+):)?(\"(?:[^\"\\]|\\.)*+\"|(?:[^\s\"\\{]|\\.|\{[^{}]*+\})++)")
 # An escaped sign, an inlined command, a text id, a style tag, an expression.
-PIECE = re.compile(
-    r"\\([\[\]{}\"\\|@#;:])|(\[(?:[^\[\]\"\\]|\\.|\"(?:[^\"\\]|\\.)*+\")*+\])|\|#[^|]*+\||(</?[a-zA-Z][^<>]*+>)|\{([^{}]*+)\}"
-)
+PIECE = re.compile(r"\\([\[\]{}\"\\|@#;:])|(\[(?:[^\[\]\\]|\\.)*+\])|\|#[^|]*+\||(</?[a-zA-Z][^<>]*+>)|\{([^{}]*+)\}")
 BREAK = re.compile(r"\[br\b|<br\b")
 
 

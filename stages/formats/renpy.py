@@ -13,7 +13,7 @@ from stages.formats.message import Format, Message, Options, Reject
 
 WORD = r"[a-zA-Z_\u00a0-\ufffd][0-9a-zA-Z_\u00a0-\ufffd]*+"
 STRING = r"""(?:r?"(?!"")(?:[^"\\]|\\.)*+"|r?'(?!'')(?:[^'\\]|\\.)*+'|r?`(?!``)(?:[^`\\]|\\.)*+`)"""
-WHO = rf"{WORD}(?:\.{WORD}|\([^()\n]*+\)|\[[^\[\]\n]*+\])*+"
+WHO = rf"(?!r[\"'`]){WORD}(?:\.{WORD}|\([^()\n]*+\)|\[[^\[\]\n]*+\])*+"
 ATTRIBUTES = (
     r"(?:[ \t]*+@[ \t]*+[-\w\u00a0-\ufffd]++|[ \t]++(?!(?:with|if|as|in|at|behind|onlayer|zorder)\b)"
     r"[-\w\u00a0-\ufffd]++(?!['\"`]))*+[ \t]*+"
@@ -55,7 +55,7 @@ STATEMENTS = HOLDERS.union(WORDS.split())
 SILENT = STATEMENTS - {"nvl"}  # before a string these are no speakers; `nvl` is a character as well
 NARRATORS = {"narrator", "centered", "vcentered", "nvl_narrator", "adv", "nvl", "name_only"}
 STATEMENT = "statement:"  # before the first word of a creator-defined statement, in the survey's names
-JOINS = 100  # unclosed brackets and broken statements of several lines that are looked through: keeps time linear
+JOINS = 20  # unclosed brackets and broken statements of several lines that are looked through: keeps time linear
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
@@ -65,35 +65,35 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
 
 def with_extends(items: Iterable[Message | Reject]) -> Iterator[Message | Reject]:
     """Join messages of the kind `extend` to the one before; after a choice they are its speaker's next message."""
-    held: Message | None = None
+    held: Message | Reject | None = None
     speaker: str | None = None
     for item in items:
         if isinstance(item, Message) and item.kind == "extend":
-            if held:
+            if isinstance(held, Message) and held.kind != "choice":
                 held = held._replace(text=held.text + item.text)
                 continue
             item = item._replace(speaker=speaker, kind="speech" if speaker else "narration")
-        if held:
-            yield from _finished(held)
-        held = None
+        if held and (said := _trimmed(held)):
+            yield said
+        held = item
         if isinstance(item, Message) and item.kind != "choice":
-            held, speaker = item, item.speaker
-        else:
-            yield from _finished(item)
-    if held:
-        yield from _finished(held)
+            speaker = item.speaker
+    if held and (said := _trimmed(held)):
+        yield said
 
 
-def _finished(item: Message | Reject) -> Iterator[Message | Reject]:
+def _trimmed(item: Message | Reject) -> Message | Reject | None:
+    """The item without spaces around its text; None where that leaves nothing."""
     text = item.text.strip()
-    if text:
-        yield item._replace(text=text)
+    if text == item.text:
+        return item if text else None
+    return item._replace(text=text) if text else None
 
 
 def speaker_name(who: str, names: Mapping[str, str]) -> str:
     """The name of an identifier, the text of a string, `{expression}` for what only the running game knows."""
     if who[-1] in "\"'`":
-        return clean(unquote(who)).strip()
+        return string_text(who).strip()
     name = names.get(who.removeprefix("character."))
     if name is not None:
         return name
@@ -140,7 +140,7 @@ class _Script:
                 yield from self.said_with_clauses(who, what or bare, start, len(indent), found.end())
 
     def said(self, who: str | None, what: str, number: int) -> Message:
-        text = clean(unquote(what))
+        text = string_text(what)
         if who == "extend":
             return Message(number, None, text, "extend", self.scene)
         speaker = who and speaker_name(who, self.names)
@@ -156,7 +156,7 @@ class _Script:
         end = self.logical_end(tail_at)
         tail = self.text[tail_at:end]
         if who is None and CHOICE.match(tail) and COLON.search(tail):
-            yield Message(self.number, None, clean(unquote(what)), "choice", self.scene)
+            yield Message(self.number, None, string_text(what), "choice", self.scene)
         elif not tail.strip() or CLAUSE.match(tail):
             yield self.said(who, what, self.number)
         else:
@@ -260,11 +260,12 @@ UNSAID = ("rt", "art", "alt")  # ruby, and text for the self-voicing machine alo
 WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
 
 
-def unquote(string: str) -> str:
-    """The source between the quotes; runs of spaces and newlines count as one space."""
+def string_text(string: str) -> str:
+    """What a string with its quotes shows; runs of spaces and newlines count as one space, except in a raw string."""
     if string[0] == "r":
-        return string[2:-1].replace("\\", "\\\\")
-    return SPACES.sub(" ", string[1:-1]) if MARKED.search(string) else string[1:-1]
+        return clean(string[2:-1].replace("\\", "\\\\"))
+    text = string[1:-1]
+    return clean(SPACES.sub(" ", text)) if MARKED.search(text) else text
 
 
 def clean(source: str) -> str:
@@ -313,11 +314,11 @@ def _variable(expression: str) -> str:
 
 DEFINITION = re.compile(
     rf"[ \t]*+(?:(?:define|default)(?:[ \t]++-?\d+)?[ \t]++|\$[ \t]*+)?({WORD}(?:\.{WORD})*+)[ \t]*+=[ \t]*+"
-    r"[\w.]*+(?<=Character)\Z"
+    r"(?:\w++\.)*+(\w*+)(?<=Character)\Z"
 )
-REGISTERED = re.compile(r"""register(?:_statement)?\(\s*(?:name\s*=\s*)?["'](\w+)""")
+REGISTERED = re.compile(r"""(?:statements\.register|register_statement)\(\s*(?:name\s*=\s*)?["'](\w+)""")
 NEAR = 400  # characters before `Character(` in which its line must begin
-ARGUMENTS = 8000  # characters in which its arguments must end
+ARGUMENTS = 3000  # characters in which its arguments must end
 
 
 def survey(texts: Iterable[str]) -> dict[str, str]:
@@ -342,21 +343,24 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _definitions(text: str) -> Iterator[tuple[str, str]]:
-    """Yield identifier and the call's source for each `x = …Character(…)`."""
-    at = text.find("Character(")
-    while at >= 0:
+    """Yield identifier and source of the call for each `x = …Character(…)`."""
+    at, unclosed = text.find("Character("), 0
+    while at >= 0 and unclosed < JOINS:
         head_end = at + len("Character")
         head_at = text.rfind("\n", max(0, at - NEAR), at) + 1
         if head_at or at < NEAR:
             found = DEFINITION.match(text[head_at:head_end])
             if found:
                 window = text[head_end : head_end + ARGUMENTS]
-                yield found[1].removeprefix("character."), window[: _closed(window)]
+                closed = _closed(window)
+                unclosed += not closed
+                yield found[1].removeprefix("character."), found[2] + window[:closed]
+                head_end += closed
         at = text.find("Character(", head_end)
 
 
 def _closed(window: str) -> int:
-    """Where the bracket that opens the window closes."""
+    """Where the bracket that opens the window closes; 0 where it does not."""
     depth = 0
     for piece in PIECE.finditer(window):
         if piece[0] in "([{":
@@ -365,26 +369,28 @@ def _closed(window: str) -> int:
             depth -= 1
             if not depth:
                 return piece.end()
-    return len(window)
+    return 0
 
 
-def _name_and_kind(arguments: str) -> tuple[str | None, str | None]:
+def _name_and_kind(source: str) -> tuple[str | None, str | None]:
     """The name that `Character(…)` gives ("" for none; None: inherited or not to be known) and its `kind`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes in a game's strings
-            call = ast.parse("f" + arguments, mode="eval").body
+            call = ast.parse(source, mode="eval").body
+            return _read_call(call) if isinstance(call, ast.Call) else (None, None)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None, None
-    if not isinstance(call, ast.Call):
-        return None, None
+
+
+def _read_call(call: ast.Call) -> tuple[str | None, str | None]:
     keywords = {word.arg: word.value for word in call.keywords}
     kind = call.args[1] if len(call.args) > 1 else keywords.get("kind")
     name = call.args[0] if call.args else keywords.get("name")
-    source = ast.unparse(kind) if isinstance(kind, ast.Name | ast.Attribute) else None
+    kind_name = ast.unparse(kind) if isinstance(kind, ast.Name | ast.Attribute) else None
     if name is None:
-        return (None, source) if source else ("", None)
-    return _name(name, "dynamic" in keywords), source
+        return (None, kind_name) if kind_name else ("", None)
+    return _name(name, "dynamic" in keywords or ast.unparse(call.func) == "DynamicCharacter"), kind_name
 
 
 def _name(node: ast.expr, dynamic: bool) -> str | None:
@@ -421,7 +427,7 @@ def sniff(text: str) -> float:
     lines = [line for line in text[: HEAD * 400].split("\n") if line.strip()][:HEAD]
     marks = sum(bool(MARKER.match(line)) for line in lines)
     says = sum(bool(SAY.match(line)) for line in lines)
-    if not marks and says * 2 < len(lines):
+    if not lines or (not marks and says * 2 < len(lines)):
         return 0.0
     rejects = sum(isinstance(item, Reject) for item in _Script("\n".join(lines), {}).items())
     understood = 1 - rejects / len(lines)

@@ -1,6 +1,6 @@
 """WebGAL scenes (.txt): `name:text -argument;`, a line without a name continues the speaker, `:text;` is narration.
 
-`choose:text:target|text:target;` offers choices, `label:x;` names a scene, `text -concat;` goes on with the last message.
+`choose:text:target|text:target;` offers choices, `label:x;` names a scene, `text -concat;` goes on with the message.
 """
 
 import re
@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from stages.formats.message import Format, Message, Options, Reject
 
 WORDS = """changeBg changeFigure bgm playVideo pixiPerform pixiInit intro miniAvatar changeScene choose end label pixi
-    setComplexAnimation setFilter chooseLabel setVar if callScene showVars unlockCg unlockBgm filmMode setTextbox wait video
-    setAnimation playEffect setTempAnimation setTransform setTransition getUserInput applyStyle callSteam comment setEffect
-    jumpLabel"""
+    setComplexAnimation setFilter chooseLabel setVar if callScene showVars unlockCg unlockBgm filmMode setTextbox wait
+    setAnimation playEffect setTempAnimation setTransform setTransition getUserInput applyStyle callSteam comment video
+    setEffect jumpLabel"""
 COMMANDS = frozenset(WORDS.split())
 STATEMENT = re.compile(r"((?:[^\\;]|\\.?)*+)")
 UNESCAPED_BAR = re.compile(r"(?<!\\)\|")
 UNESCAPED_COLON = re.compile(r"(?<!\\):")
 ENHANCED = re.compile(r"(?<!\\)\[([^\[\]\\]*+)\]\((?:[^()\\]|\\.|\([^()]*+\))*+\)")  # [base](ruby), [text](style=…)
 ESCAPE = re.compile(r"\\([:,.;|{}\[\]()\\])")
-CONDITION = re.compile(r"[^\"]*?->")
 CONTINUED = re.compile(r" +[|-]")
 
 
@@ -48,7 +47,7 @@ def _messages(text: str) -> Iterator[tuple[Message, bool]]:
             scene = content
         elif command == "choose":
             for option in UNESCAPED_BAR.split(content):
-                if choice := _plain(UNESCAPED_COLON.split(CONDITION.sub("", option, count=1))[0]).strip():
+                if choice := _plain(UNESCAPED_COLON.split(option.rpartition("->")[2])[0]).strip():
                     yield Message(number, None, choice, "choice", scene), False
         elif command not in COMMANDS:
             if "clear" in arguments:

@@ -14,7 +14,7 @@ OLD_OPTION = re.compile(r"\[\[([^\[\]|]*+)(\|[^\[\]]*+)?\]\]")
 NAME = re.compile(r"((?:[^\s:\\\"“”.,!?;{}\[\]<>][^:\\\"“”.,!?;{}\[\]<>]{0,39}|\{\$?[\w.]+\})):(?:\s+|\Z)")
 NAMED = re.compile(r"\[character\s+name\s*=\s*(?:\"([^\"]*+)\"|([^\s\]/]+))[^\]]*+\]")
 # A command, a comment or a hashtag ends the text; markup inside it is dropped, `{$x}` stays as `{x}`, `\x` is x.
-PIECE = re.compile(r"\\(.)|(//|#)|<<(?:[^>]|>(?!>))*+>>|\{([^{}]*+)\}|\[(?:[^\[\]\\\"]|\\.|\"[^\"]*+\")*+\]")
+PIECE = re.compile(r"\\(.)|(//|#)|<<(?:[^<>]|>(?!>)|<(?!<))*+>>|\{([^{}]*+)\}|\[(?:[^\[\]\\]|\\.)*+\]")
 VALUE = re.compile(r"\[(?:select|plural|ordinal)\b[^\]]*?\{\s*\$?([^{}]*+)\}")
 
 
