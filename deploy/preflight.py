@@ -59,22 +59,32 @@ FAILURES: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
 
 def try_store(config: dict[str, Any]) -> None:
     """Reach, sign in, list, write, read back and delete, with the settings of a DVC remote."""
-    kind, settings, path = get_cloud_fs({}, **config)
-    fs = kind(**settings)
+    fs, path = _open(config)
     probe, content = fs.join(path, f".preflight-{secrets.token_hex(8)}"), secrets.token_bytes(64)
-    steps: tuple[tuple[str, Callable[[], Any]], ...] = (
-        ("list", lambda: _list(fs, path)),
-        ("write", lambda: _write(fs, probe, content)),
-        ("read", lambda: _compare(fs.cat_file(probe), content, config)),
-        ("delete", lambda: fs.remove(probe)),
-    )
-    for step, attempt in steps:
-        try:
-            attempt()
-        except InputError:
-            raise
-        except Exception as error:  # each file system has its own
-            raise explain(error, step, config) from error
+    reach(config)
+    _attempt("write", lambda: _write(fs, probe, content), config)
+    if _attempt("read", lambda: fs.cat_file(probe), config) != content:
+        raise InputError(
+            f"{config['url']} gave back other bytes than were written\nhint: do not trust this store with anything"
+        )
+    _attempt("delete", lambda: fs.remove(probe), config)
+
+
+def reach(config: dict[str, Any]) -> None:
+    """Reach, sign in and list: a store tells most plainly here what it does not like."""
+    _attempt("list", lambda: _list(*_open(config)), config)
+
+
+def _open(config: dict[str, Any]) -> tuple[FileSystem, str]:
+    kind, settings, path = get_cloud_fs({}, **config)
+    return kind(**settings), path
+
+
+def _attempt(step: str, act: Callable[[], Any], config: dict[str, Any]) -> Any:
+    try:
+        return act()
+    except Exception as error:  # each file system has its own
+        raise explain(error, step, config) from error
 
 
 def explain(error: BaseException, step: str, config: dict[str, Any]) -> InputError:
@@ -122,10 +132,3 @@ def _write(fs: FileSystem, probe: str, content: bytes) -> None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), parent)
         fs.makedirs(fs.parent(probe), exist_ok=True)
     fs.pipe_file(probe, content)
-
-
-def _compare(got: bytes, content: bytes, config: dict[str, Any]) -> None:
-    if got != content:
-        raise InputError(
-            f"{config['url']} gave back other bytes than were written\nhint: do not trust this store with anything"
-        )

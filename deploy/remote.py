@@ -20,7 +20,7 @@ from stages.cli import run
 from stages.records import InputError
 
 S3_SETTINGS = Path(".dvc/s3.ini")
-TIMEOUTS = {"connect_timeout": "10", "read_timeout": "60"}  # seconds of silence
+TIMEOUTS = {"connect_timeout": "10", "read_timeout": "20"}  # seconds of silence
 VIRTUAL = ("aliyuncs.com", "myqcloud.com", "myhuaweicloud.com", "volces.com")  # refuse https://host/bucket
 S3_TEXT = """\
 # What the S3 client needs beside .dvc/config, in AWS's format. Commit it. No secrets: keys belong into the environment

@@ -19,7 +19,7 @@ from dvc.repo import Repo
 from dvc_data.hashfile.db import HashFileDB, get_index
 from tqdm import tqdm
 
-from deploy.preflight import explain
+from deploy.preflight import explain, reach
 from stages.records import InputError
 
 READERS = 8
@@ -148,11 +148,13 @@ def _read_folder(source: HashFileDB, oid: str) -> list[dict[str, Any]]:
 
 def _store(repo: Repo) -> HashFileDB:
     try:
-        return repo.cloud.get_remote().odb
+        store = repo.cloud.get_remote().odb
     except NoRemoteError as error:
         raise InputError(
             "expected a default remote, found none\nhint: `python -m deploy.remote add URL` makes one"
         ) from error
+    reach(_config(repo))
+    return store
 
 
 def _look(repo: Repo, store: HashFileDB, count: Callable[[int], Any], wanted: list[Named]) -> list[Fault]:
@@ -162,7 +164,7 @@ def _look(repo: Repo, store: HashFileDB, count: Callable[[int], Any], wanted: li
             found = list(pool.map(lambda named: examine(store, named, count), wanted))
         except Exception as error:  # each file system has its own
             pool.shutdown(cancel_futures=True)
-            raise explain(error, "read", repo.config["remote"][repo.config["core"]["remote"]]) from error
+            raise explain(error, "read", _config(repo)) from error
     return [Fault(named, said) for named, said in zip(wanted, found, strict=True) if said]
 
 
@@ -211,8 +213,12 @@ def _replace(repo: Repo, oids: list[str]) -> None:
 # --- words
 
 
+def _config(repo: Repo) -> dict[str, Any]:
+    return repo.config["remote"][repo.config["core"]["remote"]]
+
+
 def _address(repo: Repo) -> str:
-    return repo.config["remote"][repo.config["core"]["remote"]]["url"]
+    return _config(repo)["url"]
 
 
 def _list(faults: list[Fault]) -> str:

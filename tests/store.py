@@ -127,7 +127,7 @@ class Wire:
     """A loopback port that passes bytes on to another: at most `rate` bytes a second, dead after `limit` bytes."""
 
     def __init__(self, target: int, rate: float = float("inf"), limit: float = float("inf")) -> None:
-        self.target, self.rate, self.left = target, rate, limit
+        self.target, self.rate, self.limit, self.passed = target, rate, limit, 0
         self.guard = threading.Lock()
         self.cut = threading.Event()
         self.open: list[socket.socket] = []
@@ -146,10 +146,15 @@ class Wire:
         while not self.cut.is_set():
             try:
                 near, _ = self.door.accept()
-                far = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
                 return
-            self.open += [near, far]
+            self.open.append(near)
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                near.close()
+                continue
+            self.open.append(far)
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
@@ -157,10 +162,10 @@ class Wire:
         with suppress(OSError):
             while data := source.recv(16384):
                 with self.guard:  # one at a time: the rate is that of the wire, not of a connection
-                    self.left -= len(data)
+                    self.passed += len(data)
                     if self.rate < float("inf"):
                         time.sleep(len(data) / self.rate)
-                if self.left < 0:
+                if self.passed > self.limit:
                     self._close()
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
