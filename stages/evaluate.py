@@ -35,7 +35,7 @@ from stages.exam import (
     true_tree,
     turns,
 )
-from stages.failures import make_detectors
+from stages.failures import FAILURES, make_detectors
 from stages.figures import (
     Chosen,
     Model,
@@ -192,7 +192,8 @@ def ask_for_replies(character: Character, paper: Paper, judge: Judge, params: Ev
     contexts = {name: [{"role": m["role"], "content": m["content"]} for m in of] for name, of in messages.items()}
     every = held_out(paper.said, contexts)
     drawn, probes = spread(every, params.held_out_replies), probed(paper.probes, paper.card)
-    sampled = spread(drawn, params.chat_replies) + spread(probes, params.chat_probes)
+    telling = [question for question in probes if question.probe.kind in FAILURES]
+    sampled = spread(drawn, params.chat_replies) + spread(telling, params.chat_probes)
     plan = Plan(drawn + probes, sampled, params.max_new_tokens, params.seed)
     rows = list(answer_all(character, plan, judge, paper.card))
     taken = {question.id for question in drawn}

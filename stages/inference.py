@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
+from stages.attention import masks, new_cache, plain
 from stages.base_model import find_device, load_base
 from stages.conversation import encode, stop_ids
 from stages.records import InputError
@@ -270,54 +271,63 @@ def generate(
 
 @dataclass
 class State:
-    """A batch in the middle of generation: cache, attention mask and positions [rows, tokens], logits [rows, words]."""
+    """A batch in the middle of generation: its cache, which of the cached tokens are real and their positions
+    [rows, tokens], and the logits of the next token [rows, words]."""
 
     model: Any
     cache: Any
-    mask: Tensor
+    real: Tensor
     position: Tensor
     logits: Tensor
 
     @classmethod
     def open(cls, model: Any, prompts: Sequence[list[int]]) -> "State":
         """Read the prompts: what they share once, the rest side by side, padded on the left."""
-        shared = common_start(prompts)
+        shared = common_start(prompts) if plain(model) else 0
         rests = [prompt[shared:] for prompt in prompts]
         width = max(map(len, rests))
         ids = torch.tensor([[0] * (width - len(rest)) + rest for rest in rests], device=model.device)
-        empty = torch.tensor([width - len(rest) for rest in rests], device=model.device)
-        columns = torch.arange(width, device=model.device)
-        mask = (columns[None, :] >= empty[:, None]).long()
-        position = shared + (columns[None, :] - empty[:, None]).clamp(min=0)
-        cache = None
+        empty = torch.tensor([[width - len(rest)] for rest in rests], device=model.device)
+        columns = torch.arange(width, device=model.device)[None, :]
+        before = torch.arange(shared, device=model.device).expand(len(prompts), -1)
+        cache = new_cache(model)
         if shared:
-            start = torch.tensor([prompts[0][:shared]], device=model.device)
-            cache = model(input_ids=start, use_cache=True, logits_to_keep=1).cache
+            model.get_decoder()(input_ids=torch.tensor([prompts[0][:shared]], device=model.device), cache=cache)
             cache.batch_repeat_interleave(len(prompts))
-        mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
-        return cls(model, cache, mask, position, torch.empty(0))._run(ids)
+        real = torch.cat([before >= 0, columns >= empty], dim=1)
+        position = torch.cat([before, shared + (columns - empty).clamp(min=0)], dim=1)
+        return cls(model, cache, real, position, torch.empty(0))._run(ids)
 
     def step(self, tokens: list[int], rows: list[int]) -> "State":
         """Add one token to each of the rows that go on; the others leave the batch."""
-        if len(rows) < len(self.mask):
+        if len(rows) < len(self.real):
             keep = torch.tensor(rows, device=self.model.device)
             self.cache.batch_select_indices(keep)
-            self.mask, self.position = self.mask[keep], self.position[keep]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(rows), 1)], dim=1)
-        self.position = self.position[:, -1:] + 1
+            self.real, self.position = self.real[keep], self.position[keep]
+        self.real = torch.cat([self.real, self.real.new_ones(len(rows), 1)], dim=1)
+        self.position = torch.cat([self.position, self.position[:, -1:] + 1], dim=1)
         return self._run(torch.tensor(tokens, device=self.model.device)[:, None])
 
     def _run(self, ids: Tensor) -> "State":
+        position = self.position[:, -ids.shape[1] :]
         output = self.model(
             input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=self.position,
+            attention_mask=self._masks(position),
+            position_ids=position,
             cache=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
         self.cache, self.logits = output.cache, output.logits[:, -1].float()
         return self
+
+    def _masks(self, position: Tensor) -> Tensor | dict[str, Tensor]:
+        if not plain(self.model):
+            return self.real.long()
+        places = torch.arange(self.real.shape[1], device=self.real.device)
+        seen = places[None, :] <= places[-position.shape[1] :, None]
+        own = places[None, :] == places[-position.shape[1] :, None]  # a pad sees itself: no row of a softmax is empty
+        return masks(self.model, seen[None] & self.real[:, None, :] | own[None], position, self.position)
 
 
 def common_start(prompts: Sequence[Sequence[int]]) -> int:

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from transformers import DynamicCache
+
+from stages.attention import masks, plain
 
 IGNORE = -100
 ROW_TOKENS = 512  # a packed row's size: the attention's cost grows with its square
 HEAD_BYTES = 2**26  # fp32 logits alive at once: 64 rows of a 262,144 vocabulary
-PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 
 
 class Branch(NamedTuple):
@@ -81,15 +83,12 @@ class Prefix:
         self.length = len(ids)
         self._cache = None
         if ids:
-            output = model.get_decoder()(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
-            self._cache = output.cache
+            start = torch.tensor([ids], device=model.device)
+            self._cache = model.get_decoder()(input_ids=start, cache=DynamicCache(), use_cache=True).cache
 
-    def fork(self, copies: int = 1) -> Any:
-        """A cache of one's own to write to, of `copies` equal rows; None for an empty prefix."""
-        cache = copy.deepcopy(self._cache)
-        if cache is not None and copies > 1:
-            cache.batch_repeat_interleave(copies)
-        return cache
+    def fork(self) -> Any:
+        """A cache of one's own to write to; None for an empty prefix."""
+        return copy.deepcopy(self._cache)
 
 
 def shared_length(trees: Sequence[Tree]) -> int:
@@ -151,45 +150,22 @@ def lay_out(tree: Tree, shared: int, offset: int) -> list[Token]:
 
 def run_row(model: Any, prefix: Prefix, owners: Sequence[int], tokens: Sequence[Token]) -> Tensor:
     """The last hidden states of a packed row, [tokens, width]."""
-    device = model.device
-    owner = torch.tensor(owners, device=device)
-    columns = [torch.tensor(column, device=device) for column in zip(*tokens, strict=True)]
+    owner = torch.tensor(owners, device=model.device)
+    columns = [torch.tensor(column, device=model.device) for column in zip(*tokens, strict=True)]
     ids, position, branch, sees = columns[:4]
-    same = owner[:, None] == owner[None, :]
     of_trunk = (branch == 0)[None, :] & (position[None, :] < sees[:, None])
     of_branch = (branch[:, None] == branch[None, :]) & (position[None, :] <= position[:, None])
+    visible = (owner[:, None] == owner[None, :]) & (of_trunk | of_branch)
+    visible = torch.cat([visible.new_ones(len(tokens), prefix.length), visible], dim=1)
+    keys = torch.cat([torch.arange(prefix.length, device=model.device), position])
     output = model.get_decoder()(
         input_ids=ids[None],
         position_ids=position[None],
-        attention_mask=masks(model, same & (of_trunk | of_branch), position, prefix.length),
+        attention_mask=masks(model, visible[None], position[None], keys[None]),
         cache=prefix.fork(),
         use_cache=prefix.length > 0,
     )
     return output.last_hidden_state[0]
-
-
-def masks(model: Any, visible: Tensor, position: Tensor, shared: int) -> Tensor | dict[str, Tensor]:
-    """Additive attention masks [1, 1, tokens, prefix + tokens], in the form that the model's layers ask for."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    if kinds == PLAIN_LAYERS:
-        return {
-            "full_attention": _mask(model, visible, position, shared, None),
-            "sliding_attention": _mask(model, visible, position, shared, window),
-        }
-    return _mask(model, visible, position, shared, None if kinds == {"full_attention"} else window)
-
-
-def _mask(model: Any, visible: Tensor, position: Tensor, shared: int, window: int | None) -> Tensor:
-    kept = shared if window is None else min(shared, window - 1)  # a sliding layer's cache keeps no more
-    before = torch.arange(shared - kept, shared, device=position.device)
-    keys = torch.cat([before, position])
-    allowed = torch.cat([visible.new_ones(len(position), kept), visible], dim=1)
-    if window is not None:
-        allowed = allowed & (position[:, None] - keys[None, :] < window)
-    mask = torch.zeros(allowed.shape, dtype=model.dtype, device=position.device)
-    return mask.masked_fill_(~allowed, torch.finfo(model.dtype).min)[None, None]
 
 
 def log_probabilities(model: Any, hidden: Tensor, labels: Sequence[int]) -> list[float]:
@@ -246,8 +222,7 @@ def _plain(model: Any, ids: Sequence[int], labels: Sequence[int]) -> list[float]
 @torch.inference_mode()
 def packable(model: Any) -> bool:
     """Whether packed rows give this model what plain passes give it; tried on a small tree."""
-    config = model.config.get_text_config()
-    if not set(getattr(config, "layer_types", None) or PLAIN_LAYERS) <= PLAIN_LAYERS:
+    if not plain(model):
         return False
     size = model.get_input_embeddings().weight.shape[0]
     ids = [(7 * i * i + 11 * i + 3) % size for i in range(12)]

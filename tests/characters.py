@@ -33,9 +33,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=320, special_tokens=CONTROL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(SAID, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
     fast.add_special_tokens({"extra_special_tokens": CONTROL[3:]})
     fast.chat_template = TEMPLATE.read_text(encoding="utf-8")
     return fast

@@ -1,0 +1,226 @@
+"""Replies from a small real model: batches say what single passes say, guards guard, a wrong folder is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
+
+from stages import inference
+from stages.conversation import encode, stop_ids
+from stages.inference import Decoding, generate, greedy, load_character, reply_all, reply_batch, stream
+from stages.records import InputError
+from tests.characters import DECODING, make_adapter, make_base
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+ASKS = (
+    "早上好。",
+    "你是机器人吗？",
+    "今天吃什么？我想吃面，也想吃炸豆腐。",
+    "嗯……",
+    "走吧，去海边看看船回来了没有。",
+    "好。",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("model")
+    make_base(root / "base")
+    return make_adapter(root / "adapter", root / "base")
+
+
+@pytest.fixture(scope="module")
+def character(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        allow_base(patch, folder)
+        return load_character(folder)
+
+
+def allow_base(patch, folder: Path) -> None:
+    """A repository whose params.yaml names this base, as its owner would have chosen it."""
+    root = folder.parent
+    (root / "params.yaml").write_text(f"train:\n  base_model: {root / 'base'}\n", encoding="utf-8")
+    patch.chdir(root)
+
+
+def conversations(asks=ASKS):
+    system = {"role": "system", "content": "你是亚托莉。和你说话的人叫夏生。"}
+    return [[system, {"role": "user", "content": ask}] for ask in asks]
+
+
+def one_by_one(character, messages, count):
+    """Greedy tokens by full passes without a cache."""
+    model, stops = character.model.get_base_model(), stop_ids(character.tokenizer)
+    ids = encode(character.tokenizer, messages, add_generation_prompt=True)
+    said = []
+    while len(said) < count:
+        with torch.no_grad():
+            token = int(model(input_ids=torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax())
+        if token in stops:
+            break
+        said.append(token)
+    return character.tokenizer.decode(said, skip_special_tokens=True).strip()
+
+
+def test_a_batch_says_what_full_passes_say(character):
+    expected = [one_by_one(character, messages, 20) for messages in conversations()]
+    assert len(set(expected)) > 2, "the small model has opinions"
+    assert [reply.strip() for reply in reply_batch(character, conversations(), greedy(20))] == expected
+
+
+def test_without_the_adapter_the_base_speaks(character):
+    adapted = reply_batch(character, conversations(), greedy(12))
+    base = reply_batch(character, conversations(), greedy(12), use_adapter=False)
+    with character.model.disable_adapter():
+        expected = [one_by_one(character, messages, 12) for messages in conversations()]
+    assert [reply.strip() for reply in base] == expected != adapted
+    assert reply_batch(character, conversations(), greedy(12)) == adapted, "the adapter is back"
+
+
+def test_a_seeded_reply_does_not_depend_on_its_neighbours(character):
+    together = reply_batch(character, conversations(), DECODING, seed=5)
+    alone = [reply_batch(character, [messages], DECODING, seed=5)[0] for messages in conversations()]
+    assert together == alone
+    assert together != reply_batch(character, conversations(), DECODING, seed=6)
+    assert together[::-1] == reply_batch(character, conversations()[::-1], DECODING, seed=5)
+
+
+def test_no_conversations_no_replies(character):
+    assert reply_batch(character, [], DECODING) == []
+
+
+def test_a_stream_is_the_reply_in_pieces(character):
+    for messages in conversations():
+        seeded = {**DECODING, "seed": 5}
+        pieces = list(stream(character, messages, seeded))
+        assert "".join(pieces).rstrip() == reply_batch(character, [messages], DECODING, seed=5)[0]
+        assert all(pieces)
+
+
+def test_a_reply_at_the_limit_says_so(character):
+    long = reply_all(character, conversations(), greedy(40))
+    short = reply_all(character, conversations(), greedy(3))
+    assert any(reply.ended for reply in long) or all(reply.tokens == 40 for reply in long)
+    assert all(reply.tokens == 3 for reply in short if not reply.ended)
+
+
+def force(monkeypatch, wanted):
+    """Make the model want these tokens, in this order, whatever was said; the last for ever."""
+    steps = iter([*wanted, *[wanted[-1]] * 1000])
+
+    def step(state, ids):
+        state.logits = torch.zeros(len(ids), 400).scatter_(1, torch.full((len(ids), 1), next(steps)), 5.0)
+        return state
+
+    monkeypatch.setattr(inference.State, "_run", step)
+
+
+def test_no_reply_is_empty(character, monkeypatch):
+    end = stop_ids(character.tokenizer)[-1]
+    force(monkeypatch, [end])
+    assert reply_batch(character, conversations(["好。"]), greedy(5)) == [""], "greedy shows the model as it is"
+    force(monkeypatch, [end])
+    assert reply_batch(character, conversations(["好。"]), {**DECODING, "top_k": 0, "temperature": 5.0}) != [""]
+
+
+def test_the_guard_breaks_a_loop(character, monkeypatch):
+    pair = character.tokenizer.encode("嗯好", add_special_tokens=False)
+    force(monkeypatch, pair * 40)
+    looping = reply_batch(character, conversations(["好。"]), greedy(36))[0]
+    force(monkeypatch, pair * 40)
+    guarded = reply_batch(character, conversations(["好。"]), Decoding(36, 0.0, 1.0, 0, 1.0))[0]
+    assert looping.startswith("嗯好嗯好嗯好嗯好") and not guarded.startswith("嗯好嗯好嗯好嗯好")
+
+
+def test_repeats_are_counted_from_the_end():
+    assert inference.repeats([1, 2, 3, 1, 2]) == {3: 2}
+    assert inference.repeats([1, 1, 1]) == {1: 2}
+    assert inference.repeats([5, 1, 2, 9, 1, 2]) == {9: 2}
+    assert inference.repeats([1]) == inference.repeats([]) == {}
+
+
+def test_a_reply_ends_where_another_turn_begins(character, monkeypatch):
+    force(monkeypatch, character.tokenizer.encode("好。\n夏生：走吧。", add_special_tokens=False))
+    pieces = list(stream(character, conversations()[0], greedy(60)))
+    assert "".join(pieces) == "好。"
+    force(monkeypatch, character.tokenizer.encode("好。\n夏天到了。<end_of_turn>", add_special_tokens=False))
+    reply = reply_all(character, conversations()[:1], greedy(60))[0]
+    assert (reply.text, reply.ended) == ("好。\n夏天到了。", True)
+
+
+def test_sampling_keeps_to_the_likeliest():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+
+    def drawn(**changes):
+        options = Decoding(**{**DECODING, "temperature": 1.0, "top_p": 1.0, "top_k": 0, **changes})
+        return [inference.sample(logits, [draw / 1000], options)[0] for draw in range(1000)]
+
+    free = drawn()
+    assert [free.count(token) for token in range(4)] == pytest.approx([500, 300, 150, 50], abs=2)
+    assert set(drawn(top_k=2)) == {0, 1}
+    assert set(drawn(top_p=0.7)) == {0, 1}
+    assert set(drawn(top_p=0.1)) == {0}
+
+
+def test_a_memory_that_is_full_forgets_the_oldest_round(character):
+    system, rounds = conversations()[0][0], []
+    for number in range(400):
+        rounds += [{"role": "user", "content": f"第{number}句。"}, {"role": "assistant", "content": "好的。"}]
+    messages = [system, *rounds, {"role": "user", "content": "最后。"}]
+    ids = inference.encode_prompt(character.tokenizer, messages)
+    text = character.tokenizer.decode(ids)
+    assert len(ids) <= inference.CONTEXT_TOKENS
+    assert "你是亚托莉" in text and "最后。" in text and "第399句" in text and "第0句" not in text
+
+
+def test_unknown_decoding_is_refused(character):
+    with pytest.raises(InputError, match=r"max_new_tokens.*got .*'beams'"):
+        reply_batch(character, conversations(), {**DECODING, "beams": 2})
+    with pytest.raises(InputError, match="top_p"):
+        reply_batch(character, conversations(), {"temperature": 1.0})
+
+
+def test_generation_stops_with_its_last_reply(character):
+    prompts = [encode(character.tokenizer, messages, add_generation_prompt=True) for messages in conversations()]
+    drafts = [inference.Draft(i, inference.dice(prompt, 0)) for i, prompt in enumerate(prompts)]
+    steps = sum(1 for _ in generate(character, prompts, drafts, greedy(30)))
+    assert steps <= 30 and steps >= max(len(draft.tokens) for draft in drafts)
+
+
+# --- loading
+
+
+def test_an_adapter_for_another_base_is_refused(folder, tmp_path, monkeypatch):
+    allow_base(monkeypatch, folder)
+    copy = shutil.copytree(folder, tmp_path / "adapter")
+    config = (copy / "adapter_config.json").read_text(encoding="utf-8")
+    (copy / "adapter_config.json").write_text(config.replace("/base", "/other"), encoding="utf-8")
+    with pytest.raises(InputError, match="other"):
+        load_character(copy)
+
+
+def test_pickled_weights_are_refused(folder, tmp_path, monkeypatch):
+    allow_base(monkeypatch, folder)
+    copy = shutil.copytree(folder, tmp_path / "adapter")
+    (copy / "adapter_model.safetensors").rename(copy / "adapter_model.bin")
+    with pytest.raises(InputError, match="pickle"):
+        load_character(copy)
+
+
+def test_weights_of_another_shape_are_refused(folder, tmp_path, monkeypatch):
+    make_base(tmp_path / "base")
+    other = make_adapter(tmp_path / "adapter", tmp_path / "base")
+    config = (tmp_path / "base" / "config.json").read_text(encoding="utf-8")
+    wide = Gemma3TextConfig(**{**json.loads(config), "intermediate_size": 64})
+    AutoModelForCausalLM.from_config(wide).save_pretrained(tmp_path / "base")
+    allow_base(monkeypatch, other)
+    with pytest.raises(InputError, match="expected an adapter for"):
+        load_character(other)
+
+
+def test_a_folder_that_is_not_there_names_the_cure(tmp_path):
+    with pytest.raises(InputError, match="dvc"):
+        load_character(tmp_path / "nothing")
