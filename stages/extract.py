@@ -96,7 +96,6 @@ class Tally:
     kinds: Counter[str] = field(default_factory=Counter)
     speakers: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     rejects: list[dict[str, Any]] = field(default_factory=list)
-    labels: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -115,9 +114,11 @@ class Names(dict[str | None, str | None]):
         self.patterns = [(compile_alias(alias), name) for alias, name in pairs if is_pattern(alias)]
 
     def __missing__(self, written: str) -> str | None:
-        key = fold(written)
+        key, parts = fold(written), [fold(part) for part in written.split("·")]
         if key in self.exact:
             name = self.exact[key]
+        elif len(parts) > 1 and any(map(self.exact.get, parts)):
+            name = "·".join(self.exact.get(part) or part for part in parts)
         else:
             name = next(
                 (name for pattern, name in self.patterns if matches(pattern, key)),

@@ -24,7 +24,7 @@ INK_TAIL = re.compile(r"\s*(?://.*|(?:->|<-)\s*[\w.]*(?:\s*->.*)?|#.*)$|<>")
 
 
 def read_ink(text: str, options: Options) -> Iterator[Message]:
-    """Content lines, and choices as the player sees them."""
+    """Content lines and choices."""
     knot = scene = ""
     for number, line in _lines(BLOCK_COMMENT.sub(lambda found: "\n" * found[0].count("\n"), text)):
         if found := INK_KNOT.fullmatch(line):
@@ -40,10 +40,8 @@ def read_ink(text: str, options: Options) -> Iterator[Message]:
 
 
 def _ink_choice(text: str) -> str:
-    """`"I'm fine[."]," I reply.` offers `"I'm fine."`."""
-    shown, bracket, rest = text.partition("[")
-    words = shown + rest.partition("]")[0] if bracket else shown
-    return INK_TAIL.sub("", words).strip() or text.strip() or "…"
+    """What is offered, what [only] the offer shows, and what follows when it is taken, as one text."""
+    return INK_TAIL.sub("", text.replace("[", "").replace("]", "")).strip() or text.strip() or "…"
 
 
 def sniff_ink(text: str) -> float:
@@ -62,14 +60,14 @@ def read_nscripter(text: str, options: Options) -> Iterator[Message]:
     for number, line in _lines(text):
         if line[0] == "*":
             scene = line.lstrip("*").split()[0] if line.strip("*") else scene
-        elif (not line[0].isascii() or line[0] in "`>") and (words := NSCRIPTER_MARKS.sub("", line).strip()):
+        elif (not line[0].isascii() or line[0] in "`>!") and (words := NSCRIPTER_MARKS.sub("", line).strip()):
             yield Message(number, None, words, "narration", scene)
 
 
 def sniff_nscripter(text: str) -> float:
     waits = len(re.findall(r"^[^\x00-\x7f\n][^\n]*[\\@][ \t]*$", text, re.M))
     labels = len(re.findall(r"^\*\w+", text, re.M))
-    return 0.8 if waits > 2 and labels and not re.search(r"^[@\[]|\[\w+", text, re.M) else 0.0
+    return 0.8 if waits > 1 and labels and not re.search(r"^[@\[]|\[\w+", text, re.M) else 0.0
 
 
 # --- Twee 3 (Twine): https://github.com/iftechfoundation/twine-specs
@@ -88,10 +86,17 @@ def read_twee(text: str, options: Options) -> Iterator[Message]:
             scene, tags = found[1], found[2] or ""
             code = bool(TWEE_CODE.fullmatch(scene)) or "script" in tags or "stylesheet" in tags
         elif not code:
-            if words := TWEE_MACRO.sub("", TWEE_LINK.sub("", line)).strip():
+            if TWEE_MACRO.sub("", TWEE_LINK.sub("", line)).strip():
+                words = TWEE_MACRO.sub("", TWEE_LINK.sub(_twee_shown, line)).strip()
                 yield Message(number, None, words, "narration", scene)
-            for link in TWEE_LINK.findall(line):
-                yield Message(number, None, re.split(r"->|\|", link)[0].strip(), "choice", scene)
+            for link in TWEE_LINK.finditer(line):
+                yield Message(number, None, _twee_shown(link), "choice", scene)
+
+
+def _twee_shown(link: re.Match[str]) -> str:
+    """What the player sees of [[text->passage]], [[text|passage]] or [[passage<-text]]."""
+    *_, after = link[1].rpartition("<-")
+    return re.split(r"->|\|", after)[0].strip()
 
 
 def sniff_twee(text: str) -> float:

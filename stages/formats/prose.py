@@ -33,7 +33,7 @@ LEARN_AFTER_ZH = re.compile(rf"^({NAME_ZH}){MANNER_ZH}*{VERBS_ZH}(?:着|了)?(?=
 BARE_ZH = re.compile(rf"(?:只见)?(?:{NAME_ZH}|[他她我]们?)?{MANNER_ZH}*{VERBS_ZH}(?:着|了)?[：:。，,]?")
 SAID_BEFORE_ZH = re.compile(rf"([^。！？!?”」]*)(?:{VERBS_ZH}(?:了?一句|了?一声)?[：:，,]?|：)\s*$")
 SAID_AFTER_ZH = re.compile(rf"([^。！？!?“「：:]{{1,40}}?{VERBS_ZH}(?:着|了|了?一句|了?一声)?)(?=[。，,！!；;]|$)")  # a colon: for the next
-OBJECT_ZH = "(?<![向对見见和同与問问给給叫命听聽把被替跟劝勸拉瞅望着])"  # whom it is said to, not who says it
+OBJECT_ZH = "(?<![向对見见和同与問问给給叫命听聽把被替跟劝勸拉瞅望着了])"  # whom it is said to, not who says it
 GOES_ON_ZH = re.compile("又|再|接着|继续|繼續")
 NO_NAME_ZH = re.compile("^[他她我你它因又都便只忽进说却且方才于不也就还再听见问那这一]|[听见说笑想问道着来去又便都忙了]$")
 NOT_NAMES_ZH = frozenset(
@@ -220,7 +220,7 @@ def _is_wrapped(lines: list[str]) -> bool:
     """Most lines that are not the last of their paragraph are about as long as the longest."""
     inner = [len(line) for line, after in zip(lines, lines[1:], strict=False) if line.strip() and after.strip()]
     longest = max(map(len, lines), default=0)
-    return len(inner) * 4 > sum(bool(line.strip()) for line in lines) and longest < 120 and sum(length * 3 > longest * 2 for length in inner) * 2 > len(inner)
+    return len(inner) * 5 > sum(bool(line.strip()) for line in lines) and longest < 120 and sum(length * 3 > longest * 2 for length in inner) * 2 > len(inner)
 
 
 def _pieces(line: int, paragraph: str) -> Iterator[Piece]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from stages.formats.message import Message
 
 QUOTES = {"「": "」", "『": "』", "“": "”", '"': '"', "‘": "’", "«": "»"}
+SOME = 3  # lines of a kind that are no slip
 WRAPS = {**QUOTES, "（": "）", "(": ")"}
 
 
@@ -38,11 +39,12 @@ def spoken(line: int, name: str, text: str, scene: str, mixed: frozenset[str]) -
 def mixed_names(openings: Iterable[tuple[str, str, int]]) -> frozenset[str]:
     """Names with prose under them too, from (name, first character, lines): there the quotes decide what is spoken.
 
-    A fifth or more of the lines is quoted and a fifth or more is not; fewer of either are slips of the typist.
+    A fifth or more of the lines is quoted, a fifth or more is not, and there are some of both: fewer are slips.
     """
     quoted: Counter[str] = Counter()
     bare: Counter[str] = Counter()
     for name, first, lines in openings:
         if first not in "（(":
             (quoted if first in "「『" else bare)[name] += lines
-    return frozenset(name for name in quoted if min(quoted[name], bare[name]) * 5 >= quoted[name] + bare[name])
+    fewer = {name: min(quoted[name], bare[name]) for name in quoted}
+    return frozenset(name for name in quoted if fewer[name] >= SOME and fewer[name] * 5 >= quoted[name] + bare[name])

@@ -81,22 +81,20 @@ class Scenes:
     """The scene that is open: the last title, or a number where the file only separates."""
 
     def __init__(self, lines: Iterable[str]) -> None:
-        self.title, self.part = "", 1
-        self.titles: Counter[str] = Counter()
+        self.title = ""
+        self.parts: Counter[str] = Counter({"": 1})  # title -> scenes under it so far
         separated = any(SEPARATOR.fullmatch(line.strip()) for line in lines if line[:1] in FIRST)
         self.name = "1" if separated else ""
 
     def mark(self, text: str) -> bool:
         """Open a scene if the line is a mark of one."""
-        if SEPARATOR.fullmatch(text):
-            self.part += 1
-        elif title := TITLE.fullmatch(clean_name(text)):
+        if title := None if SEPARATOR.fullmatch(text) else TITLE.fullmatch(clean_name(text)):
             self.title = title["marked"] or title[0]
-            self.titles[self.title] += 1
-            self.part = self.titles[self.title]
-        else:
+        elif not SEPARATOR.fullmatch(text):
             return False
-        number = str(self.part) if not self.title else f"({self.part})" if self.part > 1 else ""
+        self.parts[self.title] += 1
+        part = self.parts[self.title]
+        number = str(part) if not self.title else f"({part})" if part > 1 else ""
         self.name = f"{self.title} {number}".strip()
         return True
 

@@ -1,0 +1,222 @@
+"""extract: cases in files, what the report adds up to, names, and real scripts where they lie beside the repository."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages.extract import ExtractParams, Names, Source, Tally, extract, find_sources, known_format, report, suspicious
+from stages.formats import FORMATS
+from stages.params import load_params
+from stages.records import InputError, Line
+
+ROOT = Path(__file__).parent.parent
+CASES = sorted(path.parent for path in (ROOT / "tests/cases/extract").rglob("expected.jsonl"))
+REAL = sorted(path.parent for path in (ROOT.parent / "shared/cases").glob("*/events.jsonl"))
+PARAMS = replace(
+    load_params("extract", ExtractParams, ROOT / "params.yaml"),
+    aliases={"亚托莉": ["ATRI"]},
+    narrators=["旁白"],
+    files={},
+)
+
+
+def run(sources: dict[str, str | bytes], **settings: object) -> tuple[list[dict], Tally]:
+    """The rows and the tally of files given by name."""
+    data = {name: text.encode() if isinstance(text, str) else text for name, text in sources.items()}
+    tally = Tally()
+    found = (Source(name, lambda name=name: data[name]) for name in data)
+    lines = b"".join(extract(found, replace(PARAMS, **settings), tally))
+    return [json.loads(line) for line in lines.split(b"\n") if line], tally
+
+
+def run_folder(folder: Path, **settings: object) -> tuple[list[dict], Tally]:
+    tally = Tally()
+    sources = [source for source in find_sources(folder, tally) if source.name != "expected.jsonl"]
+    lines = b"".join(extract(sources, replace(PARAMS, **settings), tally))
+    return [json.loads(line) for line in lines.split(b"\n") if line], tally
+
+
+# --- cases
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
+def test_a_case_reads_as_expected(case: Path) -> None:
+    rows, _ = run_folder(case)
+    assert rows == [
+        json.loads(line) for line in (case / "expected.jsonl").read_text(encoding="utf-8").split("\n") if line
+    ]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
+def test_every_row_is_a_record_of_the_contract(case: Path) -> None:
+    rows, _ = run_folder(case)
+    for row in rows:
+        assert list(row) == ["file", "scene", "line", "speaker", "text", "kind"]
+        Line(**row)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
+def test_the_report_adds_up(case: Path) -> None:
+    rows, tally = run_folder(case)
+    for file in tally.files:
+        of_file = [row for row in rows if row["file"] == file["file"]]
+        assert file["messages"] == len(of_file)
+        assert file["named"] == sum(row["speaker"] is not None for row in of_file)
+        assert file["rejects"] == sum(reject["file"] == file["file"] for reject in tally.rejects)
+        assert file["structure_lines"] >= 0
+        assert file["lines"] == file["blank_lines"] + file["message_lines"] + file["structure_lines"]
+    totals = report(tally)
+    assert sum(totals["kinds"].values()) == len(rows) == totals["totals"]["messages"]
+    assert sum(speaker["lines"] for speaker in totals["speakers"]) == totals["totals"]["named"]
+
+
+def test_each_format_of_the_table_has_a_case() -> None:
+    read = {file["format"] for case in CASES for file in run_folder(case)[1].files}
+    assert FORMATS.keys() - {"docx"} <= read  # Word documents are made in test_formats_docx
+
+
+# --- no line vanishes
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name.startswith("text_")], ids=lambda path: path.name)
+def test_every_word_of_a_plain_text_is_in_a_message_a_scene_or_a_reject(case: Path) -> None:
+    rows, tally = run_folder(case)
+    kept = "".join(f"{row['speaker']}{row['text']}{row['scene']}" for row in rows) + str(tally.rejects)
+    kept = kept.replace("亚托莉", "亚托莉ATRI") + "旁白ATRI路人Ａ"
+    for source in find_sources(case, Tally()):
+        if source.name != "expected.jsonl":
+            missing = {mark for mark in source.data().decode() if mark.isalnum() and mark not in kept}
+            assert not missing
+
+
+# --- names
+
+
+def test_an_alias_is_folded_in_width_and_trimmed() -> None:
+    names = Names({"亚托莉": ["ATRI", "？？？"]}, [])
+    assert [names[written] for written in ("ＡＴＲＩ", " ATRI　", "???", "亚托莉")] == ["亚托莉"] * 4
+
+
+def test_a_pattern_alias_must_match_the_whole_name() -> None:
+    names = Names({"亚托莉": ["/(ATRI|亚托莉)的声音/"]}, [])
+    assert names["ATRI的声音"] == "亚托莉"
+    assert names["ATRI的声音里"] == "ATRI的声音里"
+
+
+def test_full_width_letters_make_no_second_person() -> None:
+    assert Names({}, [])["孩子Ｂ"] == "孩子B"
+
+
+def test_several_speakers_get_their_canonical_names() -> None:
+    assert Names({"亚托莉": ["ATRI"]}, [])["夏生·ATRI"] == "夏生·亚托莉"
+
+
+def test_what_a_narrator_says_is_narration() -> None:
+    rows, _ = run({"a.txt": "夏生：早。\n旁白：雨停了。\n夏生：嗯。\n旁白：又下了。\n"})
+    assert [(row["speaker"], row["kind"]) for row in rows[:2]] == [("夏生", "speech"), (None, "narration")]
+
+
+def test_a_bad_pattern_names_the_alias() -> None:
+    with pytest.raises(InputError, match=r"extract\.aliases.*/\(/"):
+        Names({"亚托莉": ["/(/"]}, [])
+
+
+def test_an_alias_of_one_file_holds_there_alone() -> None:
+    text = "？？？：早。\n？？？：是我。\n"
+    rows, _ = run({"a.txt": text, "b.txt": text}, files={"a.txt": {"aliases": {"亚托莉": ["？？？"]}}})
+    assert {(row["file"], row["speaker"]) for row in rows} == {("a.txt", "亚托莉"), ("b.txt", "？？？")}
+
+
+def test_rare_names_near_a_frequent_one_are_suspicious() -> None:
+    found = suspicious({"夏生": 40, "夏声": 1, "邮递员小林": 2, "小林": 9, "真帆": 5})
+    assert [(entry["name"], entry["near"]) for entry in found] == [("夏声", ["夏生"]), ("邮递员小林", ["小林"])]
+
+
+def test_short_files_prove_each_others_names() -> None:
+    files = {
+        f"{number}.txt": f"春日：第{number}天。\n雨还在下，我们都没有带伞，只好等着。\n没有人说话。\n"
+        for number in (1, 2)
+    }
+    rows, _ = run(files)
+    assert [row["speaker"] for row in rows].count("春日") == 2
+
+
+# --- settings
+
+
+def test_a_forced_format_is_taken_and_said() -> None:
+    rows, tally = run({"a.txt": "夏生：早。\n夏生：嗯。\n"}, format="csv")
+    assert tally.files[0]["format"] == "csv"
+    assert tally.files[0]["format_why"] == "set in params.yaml"
+
+
+def test_a_file_may_have_its_own_format_and_encoding() -> None:
+    text = "夏生：早。\n夏生：嗯。\n".encode("gb18030")
+    rows, tally = run({"a/b.dat": text}, files={"a/*": {"format": "text", "encoding": "gb18030"}})
+    assert (tally.files[0]["format"], tally.files[0]["encoding"], rows[0]["text"]) == ("text", "gb18030", "早。")
+
+
+def test_an_unknown_format_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="expected one of text, docx"):
+        known_format("word")
+
+
+def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"extract\.source"):
+        find_sources(tmp_path / "none", Tally())
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    sources = [Source("a.txt", lambda: "夏生：早。\nATRI：早。\n".encode()) for _ in range(2)]
+    assert [b"".join(extract([source], PARAMS, Tally())) for source in sources][0].endswith(b"\n")
+    first, second = (b"".join(extract([source], PARAMS, Tally())) for source in sources)
+    assert first == second
+
+
+def test_a_text_that_names_nobody_says_so() -> None:
+    _, tally = run({"a.txt": "The lamp went out.\nNobody came.\n"})
+    assert "nobody is named" in tally.files[0]["note"]
+
+
+# --- real scripts, where the folder is there
+
+MARKUP = re.compile(r"\]\((?:\\.|[^)])*\)|\{[^{}]*\}|\[[^\[\]]*\]|<[^<>]*>|#\S+|\\n|\W")
+TWICE_BLANK = {"play_tinyshakespeare_en": 2}  # speeches after two blank lines, which the other count took for narration
+
+
+def real_case(case: Path) -> tuple[list[dict], Tally, list[dict]]:
+    rows, tally = run_folder(case / "raw", aliases={}, narrators=[])
+    events = (case / "events.jsonl").read_text(encoding="utf-8").split("\n")
+    return rows, tally, [event for line in events if line and (event := json.loads(line))["who"] != "extend"]
+
+
+@pytest.mark.skipif(not REAL, reason="no folder of real scripts beside the repository")
+@pytest.mark.parametrize("case", REAL, ids=lambda path: path.name)
+def test_a_real_script_agrees_with_its_independent_count(case: Path) -> None:
+    rows, tally, events = real_case(case)
+    said = Counter((row["file"], row["line"]) for row in rows if row["speaker"] is not None)
+    told = Counter((e["file"], e["line"]) for e in events if e["kind"] == "say" and e["text"].strip())
+    assert (said - told).total() == TWICE_BLANK.get(case.name, 0)
+    assert not told - said
+    silent = sum(event["kind"] == "say" and not event["text"].strip() for event in events)
+    assert sum("without words" in reject["reason"] for reject in tally.rejects) == silent
+    narration = sum(event["kind"] == "nar" for event in events)
+    heard = sum(row["speaker"] is None and row["kind"] != "choice" for row in rows) + TWICE_BLANK.get(case.name, 0)
+    approximate = 0.05 if "+-5 %" in (case / "expected.json").read_text(encoding="utf-8") else 0
+    assert abs(heard - narration) <= approximate * narration
+    assert sum(row["kind"] == "choice" for row in rows) == sum(event["kind"] == "choice" for event in events)
+
+
+@pytest.mark.skipif(not REAL, reason="no folder of real scripts beside the repository")
+@pytest.mark.parametrize("case", REAL, ids=lambda path: path.name)
+def test_a_real_script_says_what_its_independent_reading_says(case: Path) -> None:
+    rows, _, events = real_case(case)
+    ours = {(row["file"], row["line"]): MARKUP.sub("", row["text"]) for row in rows}
+    for event in events:
+        if event["kind"] == "say" and event["text"].strip():
+            theirs = MARKUP.sub("", event["text"])
+            assert ours[event["file"], event["line"]].startswith(theirs)  # ours may go on: Ren'Py's extend
