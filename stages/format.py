@@ -14,9 +14,10 @@ from ruamel.yaml.error import YAMLError
 
 from stages.cli import run
 from stages.conversation import neutralise
+from stages.lore import hold_out, lore_dialogues, read_lore
 from stages.messages import Card, Message, to_messages
 from stages.params import leads, load_params
-from stages.persona import make_persona
+from stages.persona import language, make_persona
 from stages.records import (
     SPLITS,
     Dialogue,
@@ -46,6 +47,8 @@ class FormatParams:
     narration: str
     user_name: str
     user_names: list
+    lore: str
+    lore_share: float
     seed: int
 
 
@@ -138,6 +141,23 @@ def load_yaml(path: Path) -> Any:
         raise InputError(f"{path}: expected YAML, got {error}") from error
 
 
+def with_lore(
+    dialogues: list[Dialogue], exam: list[Dialogue], probes: list[dict[str, Any]], card: Card, params: FormatParams
+) -> list[Dialogue]:
+    """The dialogues and, for `format.lore: on`, what the lore pages teach, up to its share of turns."""
+    if params.lore == "off":
+        return dialogues
+    held = [piece.text for d in exam if d.split != "train" for turn in d.turns for piece in turn.lines]
+    asks = [ask if isinstance(ask, str) else ask[-1] for row in probes for ask in row["ask"]]
+    learned = sum(turn.learn is True for d in dialogues if d.split == "train" for turn in d.turns)
+    most = int(learned * params.lore_share / (1 - params.lore_share))
+    items = read_lore(Path(params.work) / "lore")
+    names = card.character, card.partner
+    lore, left_out = lore_dialogues(items, names, language(card.persona), hold_out(held, asks), most)
+    print(f"format: {len(lore)} dialogues of lore; left out: {dict(sorted(left_out.items()))}")
+    return dialogues + lore
+
+
 # --- the stage
 
 
@@ -161,9 +181,14 @@ def check(params: FormatParams) -> None:
     for key, value, allowed in (
         ("narration", params.narration, ("opening", "all")),
         ("user_name", params.user_name, ("keep", "vary")),
+        ("lore", params.lore, ("off", "on")),
     ):
         if value not in allowed:
             raise InputError(f"params.yaml: `format.{key}`: expected {' or '.join(allowed)}, got {value!r}")
+    if params.user_name == "vary" and not params.user_names:
+        raise InputError("params.yaml: `format.user_name: vary` draws from `format.user_names`, which is empty")
+    if not 0 <= params.lore_share < 1:
+        raise InputError(f"params.yaml: `format.lore_share`: expected a share below 1, got {params.lore_share}")
     if not Path(params.work).is_dir():
         raise InputError(f"params.yaml: `format.work`: expected the work's folder, found no {params.work}")
 
@@ -174,6 +199,8 @@ def main() -> None:
     dialogues = list(read_dialogues(CLEAN))
     exam = [dialogue_from(_dialogue(row), EXAM) for row in read_jsonl(EXAM) if row["part"] == "dialogue"]
     card = make_card(params, *leads(), dialogues)
+    probes = read_probes(Path(params.work), card)
+    dialogues = with_lore(dialogues, exam, probes, card, params)
     counts = {
         split: write_jsonl(
             DATASET / f"{split}.jsonl", rows(exam if split == "test" else dialogues, split, card, params)
@@ -182,7 +209,7 @@ def main() -> None:
     }
     write_json(DATASET / "character.json", asdict(card))
     write_json(DATASET / "dataset_info.json", dataset_info())
-    print(f"format: {counts} dialogues, {write_jsonl(PROBES, read_probes(Path(params.work), card))} probes")
+    print(f"format: {counts} dialogues, {write_jsonl(PROBES, probes)} probes")
 
 
 def _dialogue(row: dict[str, Any]) -> dict[str, Any]:

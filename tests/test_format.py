@@ -11,7 +11,15 @@ from stages.persona import language, telling_lines
 from stages.records import Dialogue, InputError, Piece, Turn
 
 CARD = Card("亚托莉", "夏生", "夏生", "你是亚托莉。对方叫{user}。", "opening")
-PARAMS = FormatParams(work="raw/none", narration="opening", user_name="keep", user_names=["小满", "林晚"], seed=1)
+PARAMS = FormatParams(
+    work="raw/none",
+    narration="opening",
+    user_name="keep",
+    user_names=["小满", "林晚"],
+    lore="off",
+    lore_share=0.2,
+    seed=1,
+)
 
 
 def turn(speaker, *texts, context=(), learn=None, start=1, kind="speech"):
