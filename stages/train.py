@@ -23,6 +23,7 @@ import datasets
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -278,6 +279,8 @@ def make_arguments(params: TrainParams) -> TrainingArguments:
         ddp_find_unused_parameters=False,
         ddp_backend="gloo" if cpu and "RANK" in os.environ else None,
         use_cpu=cpu,
+        fp16=not cpu
+        and not torch.cuda.is_bf16_supported(including_emulation=False),  # scales the loss, or it underflows
         report_to=[],
         disable_tqdm=True,
         log_level="error",
@@ -467,7 +470,8 @@ def fit(trainer: DialogueTrainer, curves: Path) -> None:
         resume = newest(Path(arguments.output_dir))
     arguments.eval_on_start = resume is None and arguments.eval_strategy != "no"
     trainer.add_callback(Progress(trainer, curves))
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with disable_input_dtype_casting(trainer.model):  # autocast does it, without a copy of every input
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 
 def require_turns(lessons: Lessons, check: Lessons, params: TrainParams) -> None:

@@ -79,7 +79,7 @@ def gradients(model, loss):
 
 @pytest.mark.parametrize(("config", "expected"), LAYOUT.values(), ids=LAYOUT)
 @pytest.mark.parametrize("opening", [(), (5, 6, 7, 8, 9, 10, 11, 12)], ids=["no opening", "shared opening"])
-@pytest.mark.parametrize("limits", [(2**26, 2**24), (97 * 4 * 3, 0)], ids=["large", "small"])
+@pytest.mark.parametrize("limits", [(2**27, 2**24), (97 * 4 * 3, 0)], ids=["large", "small"])
 def test_gradients_in_fp32_are_those_of_plain_transformers_in_fp64(config, expected, limits, opening, monkeypatch):
     monkeypatch.setattr(packed, "CHUNK_BYTES", limits[0])  # small: many chunks
     monkeypatch.setattr(packed, "MOST_SCORES", limits[1])  # small: through SDPA

@@ -308,15 +308,6 @@ def kill_after(process, seconds):
     return process.exitcode != 0
 
 
-def test_killed_while_it_writes_a_checkpoint_and_resumed_gives_the_same_bytes(work, params, tmp_path, spawn):
-    finish(spawn(work, params, tmp_path / "whole"))
-    rng = random.Random(1)
-    kills = [kill_in_a_save(spawn(work, params, tmp_path / "killed"), tmp_path / "killed", rng) for _ in range(2)]
-    finish(spawn(work, params, tmp_path / "killed"))
-    assert all(kills)
-    assert written(tmp_path / "killed") == written(tmp_path / "whole")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("patience", [0, 2])
 def test_killed_at_twenty_moments_and_resumed_gives_the_same_bytes(patience, work, params, tmp_path, spawn):
