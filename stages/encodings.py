@@ -46,6 +46,9 @@ HABITUAL = {  # order breaks ties
     "cp1252": re.compile(f"(?<![^\\x00-\\x7f’‘“”])[{WESTERN}](?![^\\x00-\\x7f’‘“”])"),  # accents stand alone
 }
 READABLE = re.compile(f"[\\n -~{SIMPLIFIED}{TRADITIONAL}{JAPANESE}{KOREAN}{RUSSIAN}，。、！？…「」]")
+ANY_BYTES = frozenset(
+    ("gb18030", "gbk", "gb2312", "big5", "big5hkscs", "cp950", "cp932", "shift_jis", "euc_jp", "euc_kr", "cp949")
+)
 HALFWIDTH_KANA = re.compile("[\uff61-\uff9f]{2,}")
 NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f\ufffd\ue000-\uf8ff]")
 NOT_ASCII = re.compile("[^\x00-\x7f]")
@@ -116,6 +119,8 @@ def decode(name: str, data: bytes, *, forced: str = "auto", ballot: Ballot | Non
     text, bad = _decode(name, data, encoding)
     repaired: tuple[int, ...] = ()
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    if codecs.lookup(encoding).name in ANY_BYTES:
+        _verify_letters(name, text, encoding)
     if SUSPECT.search(text):
         _verify(name, text, encoding)
         text, repaired = repair(text)
@@ -230,6 +235,15 @@ def _verify(name: str, text: str, encoding: str) -> None:
     offset, line = len(text[:first].encode(encoding, "replace")), 1 + text.count("\n", 0, first)
     got = f"{wrong} characters that text does not have, the first {text[first]!r} near byte {offset} (line {line})"
     raise InputError(f"{name}: expected script text, got, read as {encoding}, {got}\n{HINT}")
+
+
+def _verify_letters(name: str, text: str, encoding: str) -> None:
+    """Refuse text of rare characters alone: these encodings decode nearly any bytes."""
+    foreign = NOT_ASCII.findall(text[:SAMPLE])
+    share = sum(map(bool, map(READABLE.match, foreign))) / (len(foreign) or 1)
+    if len(foreign) >= TELLING // 2 and share < HABITUAL_SHARE:
+        got = f"{share:.0%} of the letters that every text has"
+        raise InputError(f"{name}: expected script text, got, read as {encoding}, {got}\n{HINT}")
 
 
 def vote(files: Iterable[bytes]) -> Ballot:
