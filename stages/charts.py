@@ -31,10 +31,8 @@ def curves(x: Sequence[float], y: Sequence[float]) -> str:
         f'<circle cx="{place_x(a):.1f}" cy="{place_y(b):.1f}" r="2.4"><title>{a:g}: {b:.3f}</title></circle>'
         for a, b in points
     )
-    labels = (
-        f'<text x="2" y="14">{max(ys):.2f}</text><text x="2" y="{HEIGHT - 22}">{min(ys):.2f}</text>'
-        f'<text x="{EDGE}" y="{HEIGHT - 4}">{min(xs):g}</text><text x="{WIDTH - 8}" y="{HEIGHT - 4}" text-anchor="end">{max(xs):g}</text>'
-    )
+    labels = text(2, 14, f"{max(ys):.2f}") + text(2, HEIGHT - 22, f"{min(ys):.2f}")
+    labels += text(EDGE, HEIGHT - 4, f"{min(xs):g}") + text(WIDTH - 8, HEIGHT - 4, f"{max(xs):g}", "end")
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><polyline points="{path}"/>{dots}{labels}</svg>'
     )
@@ -51,10 +49,13 @@ def histogram(values: Sequence[float], top: int, bins: int) -> str:
         f'height="{140 * count / tallest:.1f}"><title>{i * top // bins}–{(i + 1) * top // bins}: {count}</title></rect>'
         for i, count in enumerate(counts)
     )
-    labels = (
-        f'<text x="8" y="{HEIGHT - 4}">0</text><text x="{WIDTH - 8}" y="{HEIGHT - 4}" text-anchor="end">{top}+</text>'
-    )
+    labels = text(8, HEIGHT - 4, "0") + text(WIDTH - 8, HEIGHT - 4, f"{top}+", "end")
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{bars}{labels}</svg>'
+
+
+def text(x: float, y: float, words: str, anchor: str = "start") -> str:
+    """A label."""
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{words}</text>'
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

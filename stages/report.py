@@ -5,9 +5,10 @@ It only draws: no reply is made anew, nothing is fetched, equal inputs give equa
 
 import difflib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def marked(text: str, spans: Iterable[Row]) -> str:
     """The escaped text with what the metrics saw in it highlighted."""
     cuts = sorted({0, len(text), *(edge for span in spans for edge in (span["start"], span["end"]))})
     out = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         names = sorted({span["metric"] for span in spans if span["start"] <= start and end <= span["end"]})
         part = escape(text[start:end])
         out.append(f'<mark title="{escape(", ".join(names))}">{part}</mark>' if names else part)
@@ -165,7 +166,8 @@ def _rate(cell: Numbers | None) -> str:
     if not cell or cell["rate"] is None:
         return "–"
     tone = "good" if cell["rate"] == 0 else "bad" if cell["rate"] > 0.1 else "fair"
-    return f'<b class="{tone}">{percent(cell["rate"])}</b> <small>[{percent(cell["low"])}, {percent(cell["high"])}]</small>'
+    bounds = f"{100 * cell['low']:.0f}–{percent(cell['high'])}"
+    return f'<b class="{tone}">{percent(cell["rate"])}</b> <small class="range">{bounds}</small>'
 
 
 def _worst(rows: Sequence[Row], index: int | None) -> str:
@@ -207,7 +209,7 @@ def _difference(found: Numbers, better: bool | None) -> str:
     low, high = found["low"], found["high"]
     sign = 0 if low <= 0 <= high else 1 if low > 0 else -1
     tone = "" if not sign or better is None else "good" if (sign > 0) == better else "bad"
-    words = f'<small class="{tone}">{found["estimate"]:+.2f} [{low:+.2f}, {high:+.2f}]</small>'
+    words = f'<small class="range {tone}">{found["estimate"]:+.2f} [{low:+.2f}, {high:+.2f}]</small>'
     return interval_plot(found["estimate"], low, high, tone) + words
 
 
@@ -296,7 +298,7 @@ def browser(rows: Sequence[Row]) -> str:
         f'<p class="controls"><label>{both("Kind", "类别")} <select id="kind"></select></label> '
         f'<label>{both("Decoding", "解码")} <select id="decoding"></select></label> '
         f'<input id="search" type="search" placeholder="搜索 / search" aria-label="search"> '
-        f'<label><input id="seen" type="checkbox"> {both("only where a metric saw something", "只看被指标标出的")}</label> '
+        f'<label><input id="seen" type="checkbox"> {both("only what a metric marked", "只看被指标标出的")}</label> '
         f'<output id="count"></output></p>'
     )
     return section("replies", both("Replies", "回复"), controls, '<div id="list"></div>', embed("rows", shown))
@@ -470,7 +472,7 @@ def page(reports: dict[str, Any], template: str) -> str:
         sources(reports["extract"], reports["rejects"]),
         provenance(metrics),
     ]
-    name = Counter(reports["denoise"]).get("character") or ""
+    name = metrics["provenance"].get("character", "")
     return template.replace("{{title}}", escape(f"{name} report".strip())).replace("{{body}}", "\n".join(body))
 
 

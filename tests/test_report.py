@@ -1,0 +1,123 @@
+"""The page: honest words, escaped text, the same bytes for the same inputs."""
+
+import copy
+import json
+from pathlib import Path
+
+import pandas
+import pytest
+
+from stages.charts import curves, histogram
+from stages.report import diff, embed, marked, page, verdict
+
+TEMPLATE = Path("stages/report_page.html").read_text(encoding="utf-8")
+EVIL = "<script>alert(1)</script>"
+
+
+def difference(low: float, high: float) -> dict:
+    return {"estimate": (low + high) / 2, "low": low, "high": high, "detectable": 0.2}
+
+
+def cell(rate: float, worst: int | None = None) -> dict:
+    return {"rate": rate, "low": rate, "high": rate, "held_out": rate, "provoked": None, "replies": 1, "worst": worst}
+
+
+def reply(text: str, *seen: tuple[str, int, int]) -> dict:
+    spans = [{"metric": name, "start": a, "end": b} for name, a, b in seen]
+    return {"text": text, "length": len(text), "seen": spans, "replies": [text]}
+
+
+@pytest.fixture
+def reports() -> dict:
+    cells = {"greedy": {"base": cell(0.5), "adapter": cell(0.2, 0)}, "chat": {"adapter": cell(0.0)}, "real": cell(0.0)}
+    side = {"bits_per_character": 5.0, "probes_passed_role": 0.5}
+    metrics = {
+        "scorecard": {name: cells for name in ("swearing", "weapon", "language", "hardware", "filler", "role")},
+        "base": side,
+        "adapter": side,
+        "real": {},
+        "adapter_chat": {},
+        "difference": {"bits_per_character_core": difference(-1.2, -0.8), "specificity": difference(0.1, 0.3)},
+        "counts": dict.fromkeys(
+            ("test_turns", "core_turns", "test_scenes", "held_out_replies", "probe_conversations"), 1
+        ),
+        "provenance": {"character": "亚托莉", "dtype": "float32"},
+    }
+    row = {"id": "a", "source": "held_out", "kind": None, "decoding": "greedy", "context": [], "asks": [EVIL]}
+    row |= {"adapter": reply(EVIL, ("language", 0, 8)), "base": reply("好"), "real": reply("好！")}
+    counts = {"lines_in": 2, "lines_out": 1, "changed": 1}
+    receipt = {"rule": "a_rule", "file": "a.txt", "line": 1, "speaker": "她", "before": EVIL, "after": None}
+    file = {"file": "a.txt", "format": "text", "format_why": "looks", "encoding": "gb18030", "encoding_why": "vote"}
+    return {
+        "metrics": metrics,
+        "replies": [row],
+        "curves": pandas.DataFrame(
+            {"step": [0, 1], "train_loss": [None, 2.0], "validation_bits_per_character": [7.0, 6.0]}
+        ),
+        "extract": {
+            "totals": {"messages": 3},
+            "files": [{**file, "messages": 3, "named": 2, "rejects": 1}],
+            "speakers": [{"name": "她", "lines": 2}],
+            "suspicious": [{"name": "水彩萌", "lines": 1, "near": ["水菜萌"]}],
+            "skipped": [],
+        },
+        "filter": {
+            "lines": {"read": 3, "used": 2, "left_out": {"choice": 1}},
+            "dialogues": {"train": 1},
+            "turns_per_dialogue": {"2": 1},
+        },
+        "denoise": {"strategy": "standard", "rules": {"a_rule": counts}, **counts, "learned_turns_out": 1},
+        "dropped": [receipt],
+        "rejects": [{"file": "a.txt", "line": 3, "reason": "unknown", "text": EVIL}],
+    }
+
+
+def test_a_script_tag_in_the_text_stays_text(reports):
+    html = page(reports, TEMPLATE)
+    assert EVIL not in html
+    assert html.count("&lt;script&gt;") >= 3
+    assert html.count("</script>") == 2, "the data and the page's own script, nothing else"
+
+
+def test_embedded_data_cannot_end_its_element():
+    html = embed("rows", ["</script>\u2028"])
+    assert html.count("</script>") == 1
+    assert json.loads(html.split(">", 1)[1].rsplit("<", 1)[0]) == ["</script>\u2028"]
+
+
+def test_the_page_asks_for_nothing_from_the_network(reports):
+    html = page(reports, TEMPLATE)
+    assert "default-src 'none'" in html
+    assert "http://" not in html.replace("http-equiv", "") and "https://" not in html
+
+
+def test_equal_inputs_give_equal_bytes(reports):
+    assert page(copy.deepcopy(reports), TEMPLATE) == page(reports, TEMPLATE)
+
+
+def test_the_verdict_says_better_only_when_the_interval_excludes_zero(reports):
+    metrics = reports["metrics"]
+    assert "fits her better than the base: 1.00 bits" in verdict(metrics)
+    assert "The gain is her own voice" in verdict(metrics)
+    metrics["difference"]["bits_per_character_core"] = difference(-1.0, 0.2)
+    metrics["difference"]["specificity"] = difference(-0.1, 0.3)
+    assert "No difference from the base is shown" in verdict(metrics)
+    assert "not shown that the gain is her own voice" in verdict(metrics)
+
+
+def test_what_a_metric_saw_is_highlighted_with_its_name():
+    assert marked("ab<c", [{"metric": "filler", "start": 1, "end": 3}]) == 'a<mark title="filler">b&lt;</mark>c'
+
+
+def test_a_receipt_shows_what_went_and_what_came():
+    assert diff({"before": "嗯······", "after": "嗯……"}) == "嗯<del>······</del><ins>……</ins>"
+    assert diff({"before": "<br>", "after": None}) == "<del>&lt;br&gt;</del>"
+
+
+def test_the_worst_reply_is_quoted_with_its_prompt(reports):
+    assert '<mark title="language">&lt;script&gt;</mark>' in page(reports, TEMPLATE)
+
+
+def test_charts_leave_out_what_has_no_value():
+    assert curves([0, 1, 2], [float("nan"), 2.0, 1.0]).count("<circle") == 2
+    assert histogram([1, 1, 99], 60, 20).count("<rect") == 20
