@@ -47,7 +47,7 @@ FAILURES: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
      "write http:// if it has no certificate"),
     ((botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError), "nothing answers at {door}", NETWORK),
     ((asyncssh.PermissionDenied,), "{door} refuses the sign-in",
-     "see that `ssh` to it works with a key, and name it: `dvc remote modify --local NAME keyfile ~/.ssh/…`"),
+     "see that `ssh` to it works without a password (a key in ~/.ssh, or an agent)"),
     ((asyncssh.SFTPPermissionDenied,), "this user may not {step} in {place}", "let the folder belong to that user"),
     ((asyncssh.SFTPNoSuchFile,), "there is no folder {place}", "make its parent folder there first"),
     ((asyncssh.Error, ConnectionError), "nothing answers at {door}", NETWORK),

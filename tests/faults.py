@@ -349,7 +349,7 @@ FAULTS = {
 def stage(root: Path) -> Iterator[tuple[Store, dict[str, str]]]:
     """A store, an environment that touches nothing of the user's, and the repository to copy, `root/first`."""
     with Store(root / "store") as store:
-        environment = make_environment(root, store)
+        environment = make_environment(root, store.keys())
         make_repository(root / "first", environment)
         command = (
             sys.executable,
@@ -382,14 +382,14 @@ def play(name: str, root: Path, store: Store, environment: Mapping[str, str]) ->
     return scene, sum(len(data) for file, data in contents(scene.mine).items() if got.get(file) != data)
 
 
-def make_environment(root: Path, store: Store) -> dict[str, str]:
-    """The owner's keys; home, caches and settings below the root."""
+def make_environment(root: Path, keys: Mapping[str, str]) -> dict[str, str]:
+    """The given keys; home, caches and settings below the root."""
     home = root / "home"
     home.mkdir(parents=True, exist_ok=True)
     bin_folder = Path(sys.executable).parent
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DVC_", "GIT_"))},
-        **store.keys(),
+        **keys,
         "AWS_EC2_METADATA_DISABLED": "true",
         "HOME": str(home),
         "DVC_SITE_CACHE_DIR": str(root / "site"),
