@@ -36,7 +36,7 @@ from transformers import (
     set_seed,
 )
 
-from stages.base_model import load_base, lora_targets
+from stages.base_model import find_device, load_base, lora_targets
 from stages.checkpoint import fingerprint, locked, newest, seal
 from stages.cli import run
 from stages.conversation import label_ids, split_long
@@ -48,7 +48,9 @@ DATASET = Path("processed/dataset")
 ADAPTER = Path("models/adapter")
 CURVES = Path("reports/train.tsv")
 CHECKPOINTS = Path("checkpoints")  # in $DVC_ROOT, so that `dvc exp run --temp` finds them too
-COLUMNS = ("step", "epoch", "train_loss", "validation_bits_per_character")
+BITS = "eval_bits_per_character"
+CURVE_OF = {"loss": "train_loss", BITS: "validation_bits_per_character"}  # the Trainer's name -> the column
+COLUMNS = ("step", "epoch", *CURVE_OF.values())
 DECODING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
 SPLITS = ("train", "validation")
 SAVE_SECONDS = 60.0  # between checkpoints within an epoch; decides no byte of the adapter
@@ -158,7 +160,7 @@ class DialogueTrainer(Trainer):
             for batch in batches[self.args.process_index :: self.args.world_size]:
                 nats += self.model(**self._prepare_inputs(self.data_collator(batch)))["loss"]
         nats = self.accelerator.reduce(nats, "sum").item()
-        metrics = {"eval_bits_per_character": nats / math.log(2) / lessons.characters}
+        metrics = {BITS: nats / math.log(2) / lessons.characters}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -177,7 +179,7 @@ class Keeper(TrainerCallback):
             control.should_save = True
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        bits = [entry["eval_bits_per_character"] for entry in state.log_history if "eval_bits_per_character" in entry]
+        bits = [entry[BITS] for entry in state.log_history if BITS in entry]
         if self.patience and len(bits) - 1 - bits.index(min(bits)) >= self.patience:
             # No checkpoint of the end: who resumes from an earlier one comes to the same end.
             control.should_training_stop, control.should_save = True, False
@@ -192,20 +194,22 @@ class Progress(TrainerCallback):
     """One bar on a terminal, a line every tenth elsewhere; the curves file grows with it."""
 
     def __init__(self, trainer: DialogueTrainer, curves: Path) -> None:
-        self.trainer, self.curves, self.tokens = trainer, curves, 0
+        self.trainer, self.curves = trainer, curves
+        self.tokens, self.seconds = 0, 0.0  # of the steps alone, without evaluation and checkpoints
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.started, self.first = time.monotonic(), state.global_step
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            unit="step",
-            desc="train",
-            disable=not (state.is_world_process_zero and sys.stderr.isatty()),
-        )
+        self.first, hidden = state.global_step, not (state.is_world_process_zero and sys.stderr.isatty())
+        self.bar = tqdm(total=state.max_steps, initial=self.first, unit="step", desc="train", disable=hidden)
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.begun = time.monotonic()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.seconds += time.monotonic() - self.begun
+        self.tokens += self.trainer.step_tokens
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
-        if state.is_world_process_zero and ("loss" in logs or "eval_bits_per_character" in logs):
+        if state.is_world_process_zero and not logs.keys().isdisjoint(CURVE_OF):
             write_curves(self.curves, state.log_history)
             self._report(state, logs)
 
@@ -213,34 +217,25 @@ class Progress(TrainerCallback):
         self.bar.close()
 
     def _report(self, state: TrainerState, logs: dict[str, float]) -> None:
-        if "loss" not in logs:
-            say(
-                self.trainer.args,
-                f"epoch {state.epoch or 0:.0f}: {logs['eval_bits_per_character']:.3f} bits a character in validation",
-            )
-            return
-        self.tokens += self.trainer.step_tokens
-        rate = self.tokens / (time.monotonic() - self.started)
-        self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {rate:.0f} supervised tokens/s", refresh=False)
-        self.bar.update()
         step, total = state.global_step, state.max_steps
+        if BITS in logs:
+            say(self.trainer.args, f"epoch {state.epoch or 0:.0f}: {logs[BITS]:.3f} bits a character in validation")
+            return
+        speed = f"loss {logs['loss']:.3f}, {self.tokens / self.seconds:.0f} supervised tokens/s"
+        self.bar.set_postfix_str(speed, refresh=False)
+        self.bar.update()
         if self.bar.disable and step * 10 // total > (step - 1) * 10 // total:
-            left = (time.monotonic() - self.started) / (step - self.first) * (total - step)
-            say(
-                self.trainer.args,
-                f"step {step} of {total}, loss {logs['loss']:.3f}, {rate:.0f} supervised tokens/s, {left:.0f} s left",
-            )
+            left = self.seconds / (step - self.first) * (total - step)
+            say(self.trainer.args, f"step {step} of {total}, {speed}, {left:.0f} s left")
 
 
 def write_curves(path: Path, history: list[dict[str, float]]) -> None:
     """The TSV of the curves; a validation value stands in the row of its step. No times: equal runs, equal bytes."""
     rows: dict[int, dict[str, Any]] = {}
     for entry in history:
-        if "loss" in entry or "eval_bits_per_character" in entry:
+        for key in CURVE_OF.keys() & entry.keys():
             row = rows.setdefault(entry["step"], {"step": entry["step"], "epoch": f"{entry.get('epoch') or 0:.4f}"})
-            row |= {"train_loss": f"{entry['loss']:.6f}"} if "loss" in entry else {}
-            if "eval_bits_per_character" in entry:
-                row["validation_bits_per_character"] = f"{entry['eval_bits_per_character']:.6f}"
+            row[CURVE_OF[key]] = f"{entry[key]:.6f}"
     lines = ["\t".join(COLUMNS), *("\t".join(str(row.get(name, "")) for name in COLUMNS) for row in rows.values())]
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".partial")
@@ -253,7 +248,7 @@ def write_curves(path: Path, history: list[dict[str, float]]) -> None:
 
 def make_arguments(params: TrainParams) -> TrainingArguments:
     """The Trainer's settings; processes and accumulation come from the environment and change no batch."""
-    cpu = not torch.cuda.is_available()
+    cpu, cuda = (find_device().type == name for name in ("cpu", "cuda"))
     arguments = TrainingArguments(
         output_dir=str(CHECKPOINTS),
         num_train_epochs=params.epochs,
@@ -275,7 +270,7 @@ def make_arguments(params: TrainParams) -> TrainingArguments:
         metric_for_best_model="bits_per_character",
         greater_is_better=False,
         remove_unused_columns=False,
-        dataloader_pin_memory=not cpu,
+        dataloader_pin_memory=cuda,
         ddp_find_unused_parameters=False,
         ddp_backend="gloo" if cpu and "RANK" in os.environ else None,
         use_cpu=cpu,
@@ -301,8 +296,6 @@ def add_lora(model: PreTrainedModel, params: TrainParams) -> PeftModel:
     set_seed(params.seed)
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        base_model_name_or_path=params.base_model,
-        revision=params.revision,
         target_modules=lora_targets(model),
         r=params.rank,
         lora_alpha=params.alpha,
@@ -310,9 +303,7 @@ def add_lora(model: PreTrainedModel, params: TrainParams) -> PeftModel:
         use_rslora=params.rslora,
         use_dora=params.dora,
     )
-    adapted = get_peft_model(model, config)
-    config.base_model_name_or_path = params.base_model
-    return adapted
+    return get_peft_model(model, config)
 
 
 def make_trainer(
@@ -338,10 +329,14 @@ def save_adapter(model: PeftModel, tokenizer: Any, card: dict[str, Any], target:
     """Write the adapter folder aside, then put it in place whole."""
     aside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
+    model.save_pretrained(aside, save_embedding_layers=False)
     (aside / "README.md").unlink()  # PEFT's empty form
     config = json.loads((aside / "adapter_config.json").read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])  # a set before: its order changes from run to run
+    config["target_modules"].sort()  # a set before: its order changes from run to run
+    config |= {
+        "base_model_name_or_path": card["base_model"],
+        "revision": card["revision"],
+    }  # not a path of this machine
     write_json(aside / "adapter_config.json", config)
     (aside / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
     write_json(aside / "character.json", card)
