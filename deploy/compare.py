@@ -1,0 +1,512 @@
+"""Experiments over cleaning strategies (or any other parameter) in; one table that says which is better, if any is.
+
+    python -m deploy.compare                                        every strategy, its control, three seeds
+    python -m deploy.compare --over train.rank --values 4,16,64     any other parameter
+
+Each run is a DVC experiment of its own (`dvc exp show`, `dvc exp apply NAME`). A finished one is not run again, a
+failed one does not stop the rest. Only the named parameter and the seed vary: same exam, base, recipe and optimiser
+steps, and for a strategy a control that drops as many lines at random. The choice is made on the validation split's
+core turns, those that no cleaning rule would touch; the test split is read once, for the one chosen. The statistics
+are in deploy/paired.py.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from dvc.api import DVCFileSystem
+from ruamel.yaml import YAML
+
+from deploy.compare_page import write_page
+from deploy.paired import Difference, adjusted, difference, per_character, verdict
+from stages.cli import run
+from stages.duplicates import near_duplicate_groups
+from stages.params import read_section
+from stages.records import InputError
+
+PAGE = Path("reports/compare.html")
+FILTER_REPORT = Path("reports/filter.json")
+METRICS, DENOISED, CURVES = "reports/metrics.json", "reports/denoise.json", "reports/train.tsv"
+TRAIN, EXAM = "processed/dataset/train.jsonl", "processed/exam.jsonl"
+STRATEGY, CONTROL = "denoise.strategy", "denoise.control"
+DRAWS, DRAW_SEED = 10_000, 20240401
+LEAK, LEAK_CHARACTERS = 0.8, 20  # dialogues this similar, if they are long enough not to be so by chance
+RATES = ("swearing", "weapon", "language", "hardware", "filler", "role")
+yaml = YAML(typ="safe", pure=True)
+
+
+class Setting(NamedTuple):
+    """A row of the table: its name, the parameters that make it, and the name of its control, if it has one."""
+
+    name: str
+    overrides: dict[str, Any]
+    control: str | None = None
+
+
+class Run(NamedTuple):
+    """One finished experiment of a setting and a seed, as its commit has it; `leaks` counts held-out text in train."""
+
+    setting: str
+    seed: int
+    metrics: dict[str, Any]
+    denoised: dict[str, Any]
+    params: dict[str, Any]
+    steps: int
+    leaks: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared: settings (the first is the baseline), seeds, and what all of them share."""
+
+    settings: list[Setting]
+    seeds: list[int]
+    shared: dict[str, Any]
+    varied: frozenset[str] = field(default_factory=frozenset)
+
+
+class Row(NamedTuple):
+    """A setting's line of the table; differences are Holm-adjusted together."""
+
+    name: str
+    lines: float
+    characters: int
+    core: float
+    every: float
+    against_baseline: Difference | None
+    against_control: Difference | None
+    figures: dict[str, float | None]
+    verdict: str
+
+
+class Result(NamedTuple):
+    """The table, the setting chosen on validation, and its test figures against baseline and control."""
+
+    rows: list[Row]
+    chosen: str
+    test: Row
+    baseline: str
+
+
+# --- what is compared
+
+
+def settings_of_strategies(names: Sequence[str]) -> list[Setting]:
+    """`none` first, then every strategy with a control that drops as much at random; dropping nothing has none."""
+    found = [Setting("none", {STRATEGY: "none", CONTROL: False})]
+    for name in names:
+        if name != "none":
+            control = f"{name} (control)"
+            found.append(Setting(name, {STRATEGY: name, CONTROL: False}, control))
+            found.append(Setting(control, {STRATEGY: name, CONTROL: True}))
+    return found
+
+
+def settings_of_values(parameter: str, values: Sequence[str]) -> list[Setting]:
+    """One setting a value; the value that params.yaml has is the baseline, else the first."""
+    section, _, rest = parameter.partition(".")
+    now = look_up(read_section(section), rest)
+    ordered = sorted(values, key=lambda value: value_of(value) != now)
+    return [Setting(f"{parameter}={value}", {parameter: value_of(value)}) for value in ordered]
+
+
+def make_plan(options: argparse.Namespace) -> Plan:
+    """The settings, the seeds, and equal optimiser steps without early stopping."""
+    if options.over and options.over != STRATEGY:
+        settings = settings_of_values(options.over, split(options.values, "--values"))
+    else:
+        names = options.values or options.strategies
+        settings = settings_of_strategies(split(names, "--strategies") if names else strategies())
+    if len(settings) < 2:
+        raise InputError("compare: expected at least two settings\nhint: --strategies light,standard")
+    shared = {"train.patience": 0, **dict(parse_override(text) for text in options.set)}
+    if options.over not in ("train.epochs", "train.max_steps"):
+        shared["train.max_steps"] = options.steps or steps_without_cleaning()
+    varied = frozenset(key for setting in settings for key in setting.overrides)
+    return Plan(settings, list(range(1, options.seeds + 1)), shared, varied | {"train.seed", "denoise.seed"})
+
+
+def strategies() -> list[str]:
+    """All that params.yaml names."""
+    return list(read_section("denoise")["strategies"])
+
+
+def steps_without_cleaning() -> int:
+    """The optimiser steps that the uncleaned text would take: the same for every strategy."""
+    if not FILTER_REPORT.is_file():
+        raise InputError(f"expected {FILTER_REPORT}, found no such file\nhint: `dvc repro filter`, or name --steps")
+    train = read_section("train")
+    dialogues = json.loads(FILTER_REPORT.read_bytes())["dialogues"]["train"]
+    return train["epochs"] * -(-dialogues // train["batch_size"])
+
+
+def split(text: str | None, option: str) -> list[str]:
+    """The values of a,b,c."""
+    values = [value.strip() for value in (text or "").split(",") if value.strip()]
+    if not values:
+        raise InputError(f"compare: expected {option} a,b,c, got {text!r}")
+    return values
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """key and value of section.key=value."""
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise InputError(f"compare: expected --set section.key=value, got {text!r}")
+    return key, value_of(value)
+
+
+def value_of(text: str) -> Any:
+    """A value as YAML 1.2 reads it."""
+    return yaml.load(text)
+
+
+def look_up(values: Any, dotted: str) -> Any:
+    """The value under a dotted key; None where there is none."""
+    for part in dotted.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def with_overrides(params: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with some values replaced."""
+    changed = json.loads(json.dumps(params))
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        place = changed
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return changed
+
+
+def overrides_of(plan: Plan, setting: Setting, seed: int) -> dict[str, Any]:
+    """All that one run changes; the control is drawn anew with every seed."""
+    return {**plan.shared, **setting.overrides, "train.seed": seed, "denoise.seed": seed}
+
+
+def experiment_name(setting: Setting, seed: int, steps: Any) -> str:
+    """A name that git takes as a reference."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", setting.name).strip("-")
+    return f"{plain}-{steps}-seed{seed}" if steps else f"{plain}-seed{seed}"
+
+
+# --- experiments
+
+
+def git(*arguments: str) -> str:
+    """What a git command prints; InputError with its words if it fails."""
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"git {arguments[0]}: {done.stderr.strip()}\nhint: `make compare` runs in a git repository")
+    return done.stdout
+
+
+def inputs() -> list[str]:
+    """The paths that a run reads and that are no stage's output."""
+    read = [read_section("extract")["source"], read_section("format")["work"]]
+    return ["stages", "dvc.yaml", *read]
+
+
+def refuse_untracked(paths: Sequence[str]) -> None:
+    """An experiment runs in a copy of what git (or DVC) tracks: an input that neither knows would be missing there."""
+    untracked = git("ls-files", "--others", "--exclude-standard", "--", *paths, "params.yaml").splitlines()
+    unknown = [path for path in paths if not git("ls-files", "--", path).strip() and not tracked_by_dvc(Path(path))]
+    if untracked or unknown:
+        listed = "\n".join(f"  {path}" for path in (*untracked, *unknown)[:20])
+        raise InputError(
+            f"compare: experiments run in a copy of what is tracked; these inputs are not:\n{listed}\n"
+            "hint: `git add` them (they need no commit), or `dvc add` a script that must not be in git"
+        )
+
+
+def tracked_by_dvc(path: Path) -> bool:
+    """Whether a .dvc file that git knows stands beside the path or beside a folder around it."""
+    around = [path, *path.parents][:-1]
+    return any(git("ls-files", "--", f"{part}.dvc").strip() for part in around)
+
+
+def finished(name: str, params: dict[str, Any], paths: Sequence[str]) -> str | None:
+    """The reference of an experiment of this name, these parameters and this code on the present commit."""
+    head = git("rev-parse", "HEAD").strip()
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+    if not git("for-each-ref", ref).strip() or show_yaml(ref, "params.yaml") != params:
+        return None
+    same = subprocess.run(["git", "diff", "--quiet", ref, "--", *paths], capture_output=True).returncode == 0
+    return ref if same and show(ref, METRICS) else None
+
+
+def show(ref: str, path: str) -> str:
+    """A file of an experiment's commit; empty if it has none."""
+    done = subprocess.run(["git", "show", f"{ref}:{path}"], capture_output=True, text=True)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def show_yaml(ref: str, path: str) -> Any:
+    """A YAML file of an experiment's commit."""
+    return yaml.load(show(ref, path))
+
+
+def start(name: str, overrides: dict[str, Any]) -> str | None:
+    """Run one experiment to its end; the last lines it said if it failed."""
+    changes = [part for key, value in overrides.items() for part in ("-S", f"{key}={json.dumps(value)}")]
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "--name", name, *changes]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return None if done.returncode == 0 else "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+
+
+def run_all(plan: Plan, start: Callable[[str, dict[str, Any]], str | None] = start) -> tuple[list[Run], list[str]]:
+    """The runs that finished, now or before, and the names of those that failed."""
+    params, paths = yaml.load(Path("params.yaml").read_text(encoding="utf-8")), inputs()
+    runs, failed = [], []
+    for seed in plan.seeds:
+        for setting in plan.settings:
+            overrides = overrides_of(plan, setting, seed)
+            name = experiment_name(setting, seed, overrides.get("train.max_steps"))
+            wanted = with_overrides(params, overrides)
+            ref = finished(name, wanted, paths)
+            say(f"{name}: {'finished before' if ref else 'runs'}")
+            words = None if ref else start(name, overrides)
+            ref = ref or finished(name, wanted, paths)
+            if ref:
+                runs.append(read_run(ref, setting.name, seed))
+            else:
+                failed.append(name)
+                say(f"{name}: failed\n{words}")
+    return runs, failed
+
+
+def read_run(ref: str, setting: str, seed: int) -> Run:
+    """What an experiment's commit says."""
+    curves = show(ref, CURVES).splitlines()
+    steps = max((int(line.split("\t")[0]) for line in curves[1:]), default=0)
+    metrics, denoised = (json.loads(show(ref, path)) for path in (METRICS, DENOISED))
+    files = DVCFileSystem(".", rev=git("rev-parse", ref).strip())
+    train, exam = ([json.loads(line) for line in files.read_text(path).splitlines()] for path in (TRAIN, EXAM))
+    return Run(setting, seed, metrics, denoised, show_yaml(ref, "params.yaml"), steps, len(leaked(train, exam)))
+
+
+def say(text: str) -> None:
+    """Progress, to stderr."""
+    print(f"compare: {text}", file=sys.stderr, flush=True)
+
+
+# --- is it fair?
+
+
+def leaked(train: Iterable[dict[str, Any]], exam: Iterable[dict[str, Any]]) -> list[str]:
+    """The ids of training dialogues that are near duplicates of a held-out one."""
+    spoken = [(row["id"], "".join(m["content"] for m in row["messages"] if m["role"] != "system")) for row in train]
+    held = [
+        "".join(piece["text"] for turn in row["turns"] for piece in turn["lines"])
+        for row in exam
+        if row["part"] == "dialogue" and row["split"] != "train"
+    ]
+    texts = [re.sub(r"[\W_]", "", text) for text in (*held, *(text for _, text in spoken))]
+    groups = near_duplicate_groups([text if len(text) >= LEAK_CHARACTERS else "" for text in texts], LEAK)
+    return [name for (name, _), group in zip(spoken, groups[len(held) :], strict=True) if group < len(held)]
+
+
+def unfairness(runs: Sequence[Run], plan: Plan) -> Iterator[str]:
+    """Everything in which the runs differ beside what is compared, in words."""
+    first = runs[0]
+    for one in runs:
+        name = f"{one.setting}, seed {one.seed}"
+        for key in ("exam_sha256", "probes_sha256", "base_model", "revision", "dtype"):
+            if one.metrics["provenance"][key] != first.metrics["provenance"][key]:
+                yield f"{name}: another {key} than {first.setting}, seed {first.seed}"
+        if one.steps != first.steps and "train.max_steps" in plan.shared:
+            yield f"{name}: {one.steps} optimiser steps, not {first.steps}"
+        if [row[:4] for row in one.metrics["scenes"]] != [row[:4] for row in first.metrics["scenes"]]:
+            yield f"{name}: other turns are scored, or other ones are core"
+        for key in sorted(differing(one.params, first.params) - plan.varied):
+            yield f"{name}: {key} differs"
+        if one.leaks:
+            yield f"{name}: {one.leaks} training dialogues are near duplicates of held-out ones"
+
+
+def differing(one: Any, other: Any, path: str = "") -> set[str]:
+    """The dotted keys in which two parameter files differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = {*one, *other}
+        return {k for key in keys for k in differing(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))}
+    return set() if one == other else {path}
+
+
+def refuse_unfair(runs: Sequence[Run], plan: Plan) -> None:
+    """Raise InputError unless only what is compared varies."""
+    found = list(unfairness(runs, plan))
+    if found:
+        raise InputError("compare: these runs cannot be compared fairly:\n" + "\n".join(f"  {line}" for line in found))
+
+
+# --- the table
+
+
+def bits_of(runs: Sequence[Run], setting: str, split: str, core: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Her bits under the adapter [seeds, scenes] and her characters [scenes], of a split's core turns or of all."""
+    own = sorted((one for one in runs if one.setting == setting), key=lambda one: one.seed)
+    tables = [sums_by_scene(one.metrics["scenes"], split, core) for one in own]
+    scenes = list(tables[0])
+    bits = np.array([[table[scene][1] for scene in scenes] for table in tables])
+    return bits, np.array([tables[0][scene][0] for scene in scenes], dtype=float)
+
+
+def sums_by_scene(rows: Iterable[Sequence[Any]], split: str, core: bool) -> dict[str, tuple[float, float]]:
+    """Characters and adapter bits a scene, from [scene, split, core, characters, base bits, adapter bits]."""
+    sums: dict[str, tuple[float, float]] = {}
+    for scene, its_split, is_core, characters, _, bits in rows:
+        if its_split == split and (is_core or not core):
+            before = sums.get(scene, (0, 0.0))
+            sums[scene] = before[0] + characters, before[1] + bits
+    return sums
+
+
+def compare(runs: Sequence[Run], plan: Plan) -> Result:
+    """The table on validation, the setting chosen there, and what the test split says of that one alone."""
+    complete = [one for one in plan.settings if len({r.seed for r in runs if r.setting == one.name}) == len(plan.seeds)]
+    baseline = plan.settings[0].name
+    if len(complete) < 2 or complete[0].name != baseline:
+        raise InputError("compare: the baseline and one more setting must have finished\nhint: run it again")
+    rows = table(runs, complete, baseline, "validation")
+    controls = {one.control for one in plan.settings}
+    chosen = min((row for row in rows if row.name not in controls), key=lambda row: row.core).name
+    named = [one for one in complete if one.name in (baseline, chosen)]
+    wanted = {one.control for one in named} | {one.name for one in named}
+    test = next(
+        row
+        for row in table(runs, [one for one in complete if one.name in wanted], baseline, "test")
+        if row.name == chosen
+    )
+    return Result(rows, chosen, test, baseline)
+
+
+def table(runs: Sequence[Run], settings: Sequence[Setting], baseline: str, split: str) -> list[Row]:
+    """A row a setting; p values are adjusted over all differences of the table."""
+    names = {one.name for one in settings}
+    pairs = [(one.name, baseline) for one in settings if one.name != baseline]
+    pairs += [(one.name, one.control) for one in settings if one.control in names]
+    gaps = dict(zip(pairs, adjusted([gap(runs, *pair, split) for pair in pairs]), strict=True))
+    return [
+        make_row(runs, one, gaps.get((one.name, baseline)), gaps.get((one.name, one.control)), split)
+        for one in settings
+    ]
+
+
+def gap(runs: Sequence[Run], one: str, other: str, split: str) -> Difference:
+    """One setting minus another on the core turns of a split."""
+    (bits, characters), (others, _) = (bits_of(runs, name, split, core=True) for name in (one, other))
+    if not characters.sum():
+        raise InputError(f"compare: no core turns in the {split} split\nhint: larger `filter.{split}_share`")
+    return difference(bits, others, characters, DRAWS, DRAW_SEED)
+
+
+def make_row(
+    runs: Sequence[Run], setting: Setting, baseline: Difference | None, control: Difference | None, split: str
+) -> Row:
+    """What a setting kept, how well it fits, and the counter-metrics beside it, means over seeds."""
+    own = [one for one in runs if one.setting == setting.name]
+    return Row(
+        name=setting.name,
+        lines=mean(one.denoised["lines_out"] / one.denoised["lines_in"] for one in own),
+        characters=round(mean(one.denoised["learned_characters_out"] for one in own)),
+        core=per_character(*bits_of(runs, setting.name, split, core=True)),
+        every=per_character(*bits_of(runs, setting.name, split, core=False)),
+        against_baseline=baseline,
+        against_control=control,
+        figures=figures(own),
+        verdict=verdict(baseline, control) if baseline else "baseline",
+    )
+
+
+def figures(runs: Sequence[Run]) -> dict[str, float | None]:
+    """Voice, ranking and the failure rates of the replies: they do not choose, they warn."""
+    paths = {"voice": "adapter.voice", "hits@1": "adapter.rank_hits_1"}
+    paths |= {rate: f"scorecard.{rate}.chat.adapter.rate" for rate in RATES}
+    found = {name: [look_up(one.metrics, path) for one in runs] for name, path in paths.items()}
+    return {name: None if None in values else mean(values) for name, values in found.items()}
+
+
+def mean(values: Iterable[float]) -> float:
+    """The arithmetic mean."""
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """The table as people read it."""
+    return pd.DataFrame([in_words(row) for row in rows]).set_index("setting")
+
+
+def in_words(row: Row) -> dict[str, str]:
+    """One row, every cell text."""
+    counter = {name: "-" if value is None else f"{value:.2f}" for name, value in row.figures.items()}
+    return {
+        "setting": row.name,
+        "lines": f"{row.lines:.1%}",
+        "characters": f"{row.characters:,}",
+        "core": f"{row.core:.3f}",
+        "all": f"{row.every:.3f}",
+        "against baseline": gap_in_words(row.against_baseline),
+        "against control": gap_in_words(row.against_control),
+        **counter,
+        "verdict": row.verdict,
+    }
+
+
+def gap_in_words(gap: Difference | None) -> str:
+    """-0.021 [-0.040, -0.003] p 0.03."""
+    return f"{gap.estimate:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] p {gap.p:.3f}" if gap else "-"
+
+
+def conclusion(result: Result) -> str:
+    """What was shown, in two sentences."""
+    test, chosen = result.test, result.chosen
+    if chosen == result.baseline:
+        return f"Validation chose {chosen}: nothing else fitted the core turns better. Test: {test.core:.3f} bits."
+    words = gap_in_words(test.against_baseline)
+    control = f", against its control {gap_in_words(test.against_control)}" if test.against_control else ""
+    return f"Validation chose {chosen}. Test, read once: against {result.baseline} {words}{control}: {test.verdict}."
+
+
+# --- the command
+
+
+def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--strategies", help="a,b,c; default: all of params.yaml")
+    parser.add_argument("--over", help="another parameter, such as train.rank")
+    parser.add_argument("--values", help="its values: a,b,c")
+    parser.add_argument("--seeds", type=int, default=3, help="paired trainings of each setting (3)")
+    parser.add_argument("--steps", type=int, help="optimiser steps of each; default: what the uncleaned text takes")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter for all runs")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    plan = make_plan(options_of())
+    refuse_untracked(inputs())
+    say(f"{len(plan.settings)} settings x {len(plan.seeds)} seeds, {plan.shared.get('train.max_steps', 'own')} steps")
+    runs, failed = run_all(plan)
+    if not runs:
+        raise InputError("compare: no run finished; the words of the first failure stand above")
+    refuse_unfair(runs, plan)
+    result = compare(runs, plan)
+    frame = as_frame(result.rows)
+    print(frame.to_string())
+    print(f"\n{conclusion(result)}")
+    write_page(PAGE, result.rows, frame, conclusion(result), len(plan.seeds))
+    say(f"{PAGE}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+
+
+if __name__ == "__main__":
+    run(main)

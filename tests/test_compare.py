@@ -1,0 +1,473 @@
+"""The statistics by hand, the choice and its fairness on made-up runs, the experiments in a real repository."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from deploy.compare import (
+    Plan,
+    Run,
+    Setting,
+    as_frame,
+    compare,
+    conclusion,
+    differing,
+    experiment_name,
+    finished,
+    leaked,
+    make_plan,
+    options_of,
+    refuse_unfair,
+    refuse_untracked,
+    run_all,
+    settings_of_strategies,
+    settings_of_values,
+    steps_without_cleaning,
+    sums_by_scene,
+    unfairness,
+    value_of,
+)
+from deploy.compare_page import page
+from deploy.paired import Difference, adjusted, difference, p_value, per_character, shows, verdict
+from stages.records import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+# --- the statistics
+
+
+def test_bits_per_character_are_sums_over_sums_averaged_over_seeds():
+    assert per_character(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1.0, 3.0])) == (3 / 4 + 7 / 4) / 2
+
+
+def test_a_constant_gain_has_no_spread():
+    characters = np.array([10.0, 20.0, 30.0])
+    one = difference(np.zeros((3, 3)), np.tile(characters, (3, 1)), characters, 1000, 1)
+    assert (one.estimate, one.low, one.high, one.by_seed) == (-1, -1, -1, (-1, -1, -1))
+    assert one.p == 2 / 1001 and one.detectable == pytest.approx(0, abs=1e-12)
+
+
+def test_the_draws_follow_the_binomial_of_two_scenes():
+    """Gaps of -1 and +1 a character over two equal scenes: -1, 0, 1 in a quarter, a half, a quarter of the draws."""
+    one = difference(np.array([[-1.0, 1.0]]), np.zeros((1, 2)), np.ones(2), 40_000, 1)
+    assert (one.estimate, one.low, one.high) == (0, -1, 1)
+    assert one.p == 1
+    assert one.detectable == pytest.approx(2.8 * np.sqrt(0.5), rel=0.01)
+
+
+def test_more_seeds_do_not_make_up_for_few_scenes():
+    characters, bits = np.ones(4), np.array([[0.2, -0.1, 0.4, -0.3]])
+    alone = difference(bits, np.zeros((1, 4)), characters, 4000, 1)
+    thrice = difference(np.repeat(bits, 3, axis=0), np.zeros((3, 4)), characters, 4000, 1)
+    assert thrice.high - thrice.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    characters, zero = np.ones(5), np.zeros((2, 5))
+    agree = difference(np.full((2, 5), 0.1), zero, characters, 2000, 1)
+    disagree = difference(np.array([[0.0] * 5, [0.2] * 5]), zero, characters, 2000, 1)
+    assert disagree.estimate == pytest.approx(agree.estimate)
+    assert disagree.high - disagree.low > agree.high - agree.low
+
+
+def test_p_is_twice_the_smaller_tail_and_never_zero():
+    assert p_value(np.array([-1.0, -1.0, -1.0, 1.0])) == 2 * 2 / 5
+    assert p_value(np.array([-1.0] * 9)) == 2 * 1 / 10
+    assert p_value(np.zeros(9)) == 1
+
+
+def gap(estimate: float, p: float, by_seed: tuple[float, ...] | None = None) -> Difference:
+    return Difference(estimate, estimate - 0.1, estimate + 0.1, p, 0.05, by_seed or (estimate,) * 3)
+
+
+def test_p_values_are_adjusted_together():
+    assert [one.p for one in adjusted([gap(-1, 0.01), gap(-1, 0.04), gap(-1, 0.03)])] == [0.03, 0.06, 0.06]
+
+
+def test_a_difference_shows_if_it_is_beyond_chance_in_every_training():
+    assert shows(gap(-0.2, 0.01)) == "better"
+    assert shows(gap(0.2, 0.01)) == "worse"
+    assert shows(gap(-0.2, 0.06)) is None
+    assert shows(gap(-0.2, 0.01, (-0.5, -0.3, 0.2))) is None
+
+
+@pytest.mark.parametrize(
+    ("baseline", "control", "words"),
+    [
+        (gap(-0.2, 0.01), gap(-0.2, 0.01), "better"),
+        (gap(-0.2, 0.01), None, "better"),
+        (gap(0.2, 0.01), gap(-0.2, 0.01), "worse"),
+        (gap(-0.2, 0.01), gap(-0.1, 0.3), "better, but no better than dropping as much at random"),
+        (gap(-0.01, 0.6), gap(-0.2, 0.01), "no difference shown; one of 0.050 would have been"),
+        (gap(-0.2, 0.01, (-0.2, -0.2)), None, "too few seeds to name a winner: 2 of 3"),
+    ],
+)
+def test_a_verdict_in_words(baseline, control, words):
+    assert verdict(baseline, control) == words
+
+
+# --- made-up runs
+
+SCENES = 12
+
+
+def made_run(setting: str, seed: int, gain: float = 0.0, test_gain: float | None = None, **changes) -> Run:
+    """A run whose adapter takes 4 - gain bits a character; the test split may differ from validation."""
+    rng = np.random.default_rng([seed, 7])
+    rows = []
+    for number in range(SCENES):
+        for split, its_gain in (("validation", gain), ("test", gain if test_gain is None else test_gain)):
+            noise = rng.normal(0, 0.02)
+            rows.append([f"{split}{number}", split, True, 100, 500.0, 100 * (4 - its_gain + noise)])
+            rows.append([f"{split}{number}", split, False, 50, 250.0, 50 * (4 + gain)])
+    metrics = {
+        "scenes": rows,
+        "provenance": dict.fromkeys(("exam_sha256", "probes_sha256", "base_model", "revision", "dtype"), "same"),
+        "adapter": {"voice": 0.5, "rank_hits_1": 0.4},
+        "scorecard": {"swearing": {"chat": {"adapter": {"rate": 0.0}}}},
+    }
+    name, control = setting.removesuffix(" (control)"), setting.endswith("(control)")
+    params = {"denoise": {"strategy": name, "control": control, "seed": seed}, "train": {"seed": seed, "rank": 16}}
+    denoised = {"lines_in": 100, "lines_out": 90, "learned_characters_out": 1234}
+    return Run(setting, seed, metrics, denoised, params, 20, 0)._replace(**changes)
+
+
+def made_plan(*names: str, seeds: int = 3) -> Plan:
+    settings = settings_of_strategies(names)
+    varied = {"denoise.strategy", "denoise.control", "denoise.seed", "train.seed"}
+    return Plan(settings, list(range(1, seeds + 1)), {"train.max_steps": 20}, frozenset(varied))
+
+
+def runs_of(plan: Plan, gains: dict[str, float], tests: dict[str, float] | None = None) -> list[Run]:
+    return [
+        made_run(one.name, seed, gains.get(one.name, 0.0), (tests or {}).get(one.name))
+        for one in plan.settings
+        for seed in plan.seeds
+    ]
+
+
+def test_a_strategy_with_a_true_gain_over_its_control_wins():
+    plan = made_plan("standard")
+    result = compare(runs_of(plan, {"standard": 0.1}), plan)
+    assert (result.chosen, result.test.verdict) == ("standard", "better")
+    assert [row.verdict for row in result.rows[:2]] == ["baseline", "better"]
+    assert result.rows[1].against_baseline.estimate == pytest.approx(-0.1)
+    assert "Validation chose standard. Test, read once" in conclusion(result)
+
+
+def test_the_same_strategy_under_two_names_shows_no_difference():
+    plan = made_plan("standard", "twin")
+    result = compare(runs_of(plan, {}), plan)
+    assert {row.verdict for row in result.rows[1:]} == {"no difference shown; one of 0.000 would have been"}
+    assert all(row.against_baseline.p == 1 for row in result.rows[1:])
+
+
+def test_less_text_that_helps_no_more_than_chance_is_no_merit_of_the_rules():
+    plan = made_plan("strict")
+    result = compare(runs_of(plan, {"strict": 0.1, "strict (control)": 0.1}), plan)
+    assert result.rows[1].verdict == "better, but no better than dropping as much at random"
+
+
+def test_the_choice_does_not_see_the_test_split():
+    plan = made_plan("light", "strict")
+    result = compare(runs_of(plan, {"light": 0.1}, {"light": -0.2, "strict": 0.5}), plan)
+    assert (result.chosen, result.test.verdict) == ("light", "worse")
+
+
+def test_a_control_is_never_chosen():
+    plan = made_plan("light")
+    assert compare(runs_of(plan, {"light (control)": 0.5}), plan).chosen in ("none", "light")
+
+
+def test_turns_that_rules_would_touch_do_not_decide():
+    """Outside the core turns a made-up gain is a loss as large: they stand beside, in `all`."""
+    plan = made_plan("light")
+    row = compare(runs_of(plan, {"light": 0.1}), plan).rows[1]
+    assert row.core < row.every
+
+
+def test_a_setting_that_did_not_finish_with_every_seed_is_left_out():
+    plan = made_plan("light", "strict")
+    runs = [one for one in runs_of(plan, {}) if (one.setting, one.seed) != ("strict", 2)]
+    assert [row.name for row in compare(runs, plan).rows] == ["none", "light", "light (control)", "strict (control)"]
+
+
+def test_without_the_baseline_there_is_nothing_to_compare_with():
+    plan = made_plan("light")
+    with pytest.raises(InputError, match="the baseline and one more setting must have finished"):
+        compare([one for one in runs_of(plan, {}) if one.setting != "none"], plan)
+
+
+def test_scenes_are_summed_by_split_and_core():
+    rows = [["a", "test", True, 10, 9.0, 5.0], ["a", "test", False, 2, 9.0, 4.0], ["b", "train", True, 1, 9.0, 1.0]]
+    assert sums_by_scene(rows, "test", core=True) == {"a": (10, 5.0)}
+    assert sums_by_scene(rows, "test", core=False) == {"a": (12, 9.0)}
+
+
+def other(run: Run, **changes) -> Run:
+    return run._replace(metrics={**run.metrics, "provenance": {**run.metrics["provenance"], **changes}})
+
+
+@pytest.mark.parametrize(
+    ("plant", "reason"),
+    [
+        (lambda run: other(run, exam_sha256="own"), "another exam_sha256 than none, seed 1"),
+        (lambda run: other(run, base_model="bigger"), "another base_model"),
+        (lambda run: run._replace(steps=40), "40 optimiser steps, not 20"),
+        (lambda run: run._replace(params={**run.params, "train": {"seed": 1, "rank": 64}}), "train.rank differs"),
+        (lambda run: run._replace(leaks=2), "2 training dialogues are near duplicates of held-out ones"),
+        (
+            lambda run: run._replace(metrics={**run.metrics, "scenes": run.metrics["scenes"][1:]}),
+            "other turns are scored",
+        ),
+    ],
+)
+def test_a_planted_advantage_is_caught(plant, reason):
+    plan = made_plan("light")
+    runs = runs_of(plan, {})
+    assert list(unfairness(runs, plan)) == []
+    with pytest.raises(InputError, match=re.escape(reason)):
+        refuse_unfair([*runs[:4], plant(runs[4]), *runs[5:]], plan)
+
+
+def test_a_held_out_dialogue_in_the_training_text_is_found():
+    exam = [
+        {"part": "line", "speaker": "她", "text": "早！"},
+        held_out("test", "今天的海比昨天的海还要安静得多呢。", "是的，风是二级，浪高零点五米！"),
+        held_out("train", "灯塔守则第一条是什么来着？", "无论如何不许熄灯，绝对不许！"),
+        held_out("validation", "好。", "嗯。"),
+    ]
+    train = [
+        trained("leak", "今天的海比昨天的海还要安静得多呢……", "是的！风是二级，浪高零点五米"),
+        trained("own", "灯塔守则第一条是什么来着？", "无论如何不许熄灯，绝对不许！"),
+        trained("short", "好。", "嗯。"),
+    ]
+    assert leaked(train, exam) == ["leak"]
+
+
+def held_out(split: str, *texts: str) -> dict:
+    return {"part": "dialogue", "split": split, "turns": [{"lines": [{"text": text}]} for text in texts]}
+
+
+def trained(name: str, *texts: str) -> dict:
+    messages = [{"role": "system", "content": "你是她。"}, *[{"role": "user", "content": text} for text in texts]]
+    return {"id": name, "messages": messages}
+
+
+def test_the_lists_that_measure_are_not_the_lists_that_clean():
+    cleaning = {"rules.py", "script_rules.py", "swears.yaml", "rules", "script_rules"}
+    for name in ("swearing", "languages", "failures", "voice"):
+        source = (ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8")
+        assert not [word for word in cleaning if f"stages.{word}" in source or f'"{word}"' in source], name
+
+
+# --- what is shown
+
+
+def test_the_table_and_the_page_say_the_same_without_loading_anything():
+    plan = made_plan("standard")
+    result = compare(runs_of(plan, {"standard": 0.1}), plan)
+    frame = as_frame(result.rows)
+    assert list(frame.index) == ["none", "standard", "standard (control)"]
+    assert frame.loc["standard", "lines"] == "90.0%" and frame.loc["none", "against baseline"] == "-"
+    html = page(result.rows, frame, conclusion(result), 3)
+    assert "better" in html and html.count("<circle") == 3
+    assert not re.search(r"<script|https?://|src=", html)
+
+
+# --- what is asked for
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The project's parameters in a folder of their own."""
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "filter.json").write_text(json.dumps({"dialogues": {"train": 100}}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_strategy_but_none_has_a_control(project):
+    plan = make_plan(options_of([]))
+    names = [one.name for one in plan.settings]
+    assert names[0] == "none" and "strict (control)" in names and "none (control)" not in names
+    assert plan.seeds == [1, 2, 3]
+
+
+def test_all_settings_take_the_same_steps_and_none_stops_early(project):
+    plan = make_plan(options_of(["--strategies", "light"]))
+    params = YAML(typ="safe").load(Path("params.yaml"))["train"]
+    assert plan.shared == {"train.patience": 0, "train.max_steps": params["epochs"] * -(-100 // params["batch_size"])}
+    assert make_plan(options_of(["--steps", "5"])).shared["train.max_steps"] == 5
+
+
+def test_another_parameter_may_be_compared_with_its_present_value_first(project):
+    names = [one.name for one in settings_of_values("train.rank", ["4", "16", "64"])]
+    assert names == ["train.rank=16", "train.rank=4", "train.rank=64"]
+    plan = make_plan(options_of(["--over", "train.epochs", "--values", "1,3"]))
+    assert "train.max_steps" not in plan.shared
+
+
+def test_values_are_read_as_yaml_1_2():
+    assert [value_of(text) for text in ("4", "1.0e-4", "on", "true", "null", "a/b")] == [
+        4,
+        1e-4,
+        "on",
+        True,
+        None,
+        "a/b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--over", "train.rank"], "expected --values a,b,c"),
+        (["--strategies", "none"], "at least two settings"),
+        (["--set", "rank=4"], "expected --set section.key=value"),
+    ],
+)
+def test_a_wrong_option_is_refused(project, arguments, reason):
+    with pytest.raises(InputError, match=reason):
+        make_plan(options_of(arguments))
+
+
+def test_without_a_report_of_filter_the_steps_must_be_named(project):
+    (project / "reports" / "filter.json").unlink()
+    with pytest.raises(InputError, match="dvc repro filter"):
+        steps_without_cleaning()
+
+
+def test_an_experiments_name_is_a_plain_one():
+    assert experiment_name(Setting("train.rank=4", {}), 2, 20) == "train-rank-4-20-seed2"
+    assert experiment_name(Setting("strict (control)", {}), 1, None) == "strict-control-seed1"
+
+
+def test_parameters_are_compared_key_by_key():
+    one, two = {"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"b": 2, "c": [1]}, "e": 1}
+    assert differing(one, two) == {"a.b", "d", "e"}
+
+
+# --- experiments in a real repository
+
+PIPELINE = """stages:
+  all:
+    cmd: python make.py
+    deps: [make.py, stages]
+    params: [denoise.strategy, denoise.control, denoise.seed, train.seed, train.max_steps, train.patience]
+    outs: [processed/dataset/train.jsonl, processed/exam.jsonl]
+    metrics:
+      - reports/metrics.json: {cache: false}
+      - reports/denoise.json: {cache: false}
+    plots:
+      - reports/train.tsv: {cache: false}
+"""
+MAKE = """
+import json, pathlib, sys, yaml
+params = yaml.safe_load(open("params.yaml"))
+if params["denoise"]["strategy"] == "broken":
+    sys.exit("no such rule")
+for folder in ("processed/dataset", "reports"):
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+same = dict.fromkeys(("exam_sha256", "probes_sha256", "base_model", "revision", "dtype"), "same")
+scenes = [[f"{s}{i}", s, True, 100, 500.0, 400.0 + i] for s in ("validation", "test") for i in range(5)]
+metrics = {"scenes": scenes, "provenance": same, "adapter": {}, "scorecard": {}}
+denoised = {"lines_in": 9, "lines_out": 8, "learned_characters_out": 70}
+pathlib.Path("reports/metrics.json").write_text(json.dumps(metrics))
+pathlib.Path("reports/denoise.json").write_text(json.dumps(denoised))
+pathlib.Path("reports/train.tsv").write_text("step\\tloss\\n" + str(params["train"]["max_steps"]) + "\\t1.0\\n")
+pathlib.Path("processed/dataset/train.jsonl").write_text(json.dumps({"id": "a", "messages": []}) + "\\n")
+pathlib.Path("processed/exam.jsonl").write_text(json.dumps({"part": "line"}) + "\\n")
+"""
+PARAMS = """extract:
+  source: raw/sample/script
+format:
+  work: raw/sample
+denoise:
+  strategy: light
+  control: false
+  seed: 1
+train:
+  seed: 1
+  max_steps: 0
+  patience: 0
+"""
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with a toy pipeline."""
+    files = {"dvc.yaml": PIPELINE, "make.py": MAKE, "params.yaml": PARAMS, "stages/a.py": "", ".gitignore": "/tmp\n"}
+    for name, text in {**files, "raw/sample/script/a.txt": "甲：早。\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for key in ("GIT_AUTHOR", "GIT_COMMITTER"):
+        monkeypatch.setenv(f"{key}_NAME", "test")
+        monkeypatch.setenv(f"{key}_EMAIL", "test@example.org")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{Path('/usr/bin')}:{Path('/bin')}")
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "add", "."], check=True)
+    subprocess.run(["git", "commit", "-qm", "all"], check=True)
+    return tmp_path
+
+
+def test_an_input_that_git_does_not_know_is_refused_and_other_files_are_not(repository):
+    paths = ["stages", "dvc.yaml", "raw/sample"]
+    (repository / "notes.txt").write_text("mine")
+    refuse_untracked(paths)
+    (repository / "stages" / "new.py").write_text("")
+    with pytest.raises(InputError, match=r"stages/new\.py"):
+        refuse_untracked(paths)
+    (repository / "stages" / "new.py").unlink()
+    with pytest.raises(InputError, match="raw/mygame"):
+        refuse_untracked([*paths, "raw/mygame"])
+
+
+def test_an_experiment_of_other_parameters_or_other_code_is_not_finished(repository):
+    paths, params = ["stages", "dvc.yaml"], YAML(typ="safe").load(PARAMS)
+    (repository / "reports").mkdir()
+    (repository / "reports" / "metrics.json").write_text("{}")
+    subprocess.run(["git", "add", "."], check=True)
+    tree = subprocess.run(["git", "write-tree"], capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "commit-tree", tree, "-p", head, "-m", "x"], capture_output=True, text=True, check=True
+    )
+    subprocess.run(["git", "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/light", commit.stdout.strip()], check=True)
+    assert finished("light", params, paths)
+    assert finished("strict", params, paths) is None
+    assert finished("light", {**params, "train": {}}, paths) is None
+    (repository / "stages" / "a.py").write_text("changed = True\n")
+    assert finished("light", params, paths) is None
+
+
+@pytest.mark.slow
+def test_runs_resume_and_a_failed_one_does_not_stop_the_rest(repository):
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
+    subprocess.run(["git", "add", "."], check=True)
+    subprocess.run(["git", "commit", "-qm", "dvc"], check=True)
+    settings = [Setting(name, {"denoise.strategy": name}) for name in ("none", "broken", "light")]
+    plan = Plan(settings, [1], {"train.max_steps": 5, "train.patience": 0}, frozenset({"denoise.strategy"}))
+    runs, failed = run_all(plan)
+    assert [one.setting for one in runs] == ["none", "light"]
+    assert failed == ["broken-5-seed1"]
+    assert {one.steps for one in runs} == {5} and {one.leaks for one in runs} == {0}
+    started = []
+    again, _ = run_all(plan, start=lambda name, overrides: started.append(name))
+    assert started == ["broken-5-seed1"], "the finished ones are not run again"
+    assert again == runs
+
+
+def test_the_options_are_those_that_make_passes_on():
+    options = options_of(["--over", "train.rank", "--values", "4,16"])
+    assert isinstance(options, argparse.Namespace) and (options.over, options.values) == ("train.rank", "4,16")
