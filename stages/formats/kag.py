@@ -8,13 +8,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 
 # [nm name="x"], @nm t=x, [nm_x], [ns]x[nse], 【x】, @【x】, and before a quote a macro of no Latin name.
 NAME = (
-    r"(?:[\[@](?:nm|name|namae|talk|speak|speaker|serif|whosay|msg|mes|message|chara_ptext)(?=[\s\]])"
-    r"[^\]\n]*?\b(?:name|text|t|n|who)\s*=\s*[\"']?|[\[@]nm_|\[ns\](?=[^\[\n]+\[nse\])|@?【"
-    r"|\[(?=[^\x00-\x7f][^\[\]\n]*+\][「『]))([^\"'\[\]】\s]*+)"
+    r"[\[@](?:nm|name|namae|talk|speak|speaker|serif|whosay|msg|mes|message|chara_ptext)(?=[\s\]])"
+    r"[^\]\n]*?\b(?:name|text|t|n|who)\s*=\s*(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^\s\"'\]]*))"
+    r"|[\[@]nm_([^\s\]]+)|\[ns\](?=[^\[\n]+\[nse\])([^\[]+)|@?【([^】\n]*)】"
+    r"|\[(?=[^\x00-\x7f][^\[\]\n]*+\][「『])([^\[\]\s]+)"
 )
 END = r"n?p|pg|page|[lr]{0,2}(?:pcms?|cm)|pcms_sel|ct|er|en|fc|vp|ml|plc|endmessage|endpage|s"
 CLEARED = re.compile(r"[\[@](?:nm|name|whosay)[ \t]+(?:name|t|text|n)[ \t]*=[ \t]*(?:\"\"|'')")
@@ -185,7 +187,7 @@ class Page:
         text = "".join(self.parts).strip(MARGIN)
         self.parts, self.last = [], 0
         if text:
-            yield Message(self.first, self.speaker, text, "speech" if self.speaker else "narration", self.scene)
+            yield Message(self.first, self.speaker, text, kind_of(self.speaker, text), self.scene)
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
@@ -195,7 +197,7 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
     named_line, named_end = 0, 0
     for piece in pieces(text):
         if piece.number == named_line and piece.start < named_end:  # [ns]name[nse], 【name】text
-            rest = piece.line[named_end : piece.end].lstrip("】")
+            rest = piece.line[named_end : piece.end]
             if piece.kind != "text" or not rest:
                 continue
             piece = piece._replace(value=rest)
@@ -205,7 +207,7 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
             named_line, named_end = piece.number, named[1]
             if piece.kind == "tag":
                 continue
-            piece = piece._replace(value=piece.line[named_end : piece.end].lstrip("】"))
+            piece = piece._replace(value=piece.line[named_end : piece.end])
         yield from page.take(piece)
     yield from page.finish()
 
@@ -254,7 +256,7 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
 def _effects(parts: list[Piece], name: re.Pattern[str], end: re.Pattern[str]) -> Iterator[tuple[str, str]]:
     tags = [part for part in parts if part.kind == "tag"]
     speakers = [part.value for part in parts if part.kind == "speaker"]
-    speakers += [found[1] for tag in tags if (found := name.match(tag.line, tag.start))]
+    speakers += [found[found.lastindex or 0] for tag in tags if (found := name.match(tag.line, tag.start))]
     if speakers and speakers[0]:
         yield MACRO, _macro_speaker(speakers[0])
     if any(end.fullmatch(tag.value) for tag in tags):
@@ -276,8 +278,11 @@ CORE = re.compile(
     r"|playse|link|endlink|font|resetfont|ruby|emb|ch|nm|layopt|position|current|macro|iscript|endmessage)(?=[\s\]]|\Z)"
 )
 TYRANO = re.compile(
-    r"#(?:\S|\Z)|[\[@](?:chara_\w+|glink|_?tb_\w+|mtext|ptext|bg|mask|button|start_keyconfig|kanim)(?=[\s\]])"
+    r"#(?:\S|\Z)|[\[@](?:chara_(?:new|show|hide|mod|face|config|ptext|part|move|layer|delete)|glink|_?tb_\w+|mtext|kanim|keyframe"
+    r"|start_keyconfig|stop_keyconfig|showmenubutton|hidemenubutton|clearfix|clearstack|mask_off|bg2|loadjs|loadcss|autosave"
+    r"|setreplay|endreplay|layermode|sleepgame|awakegame|popopo|dialog|cg_image_button|ptext)(?=[\s\]]|\Z)"
 )
+NANINOVEL = re.compile(r"@\w+.*\s\w+:\S")  # parameters with a colon
 MARKED = re.compile(r"[@\[][^\s\[\]@]|\*\S|\*\||;|.*\]\Z")
 HEAD = 200  # non-blank lines that are looked at
 
@@ -291,11 +296,12 @@ def sniff(text: str) -> float:
 def marks(text: str) -> tuple[float, bool]:
     """How much looks like a scenario of tags, 0 to 1, and whether any of it is TyranoScript's alone."""
     lines = [line.strip() for line in text[: HEAD * 400].split("\n") if line.strip()][:HEAD]
-    core = sum(bool(CORE.search(line)) for line in lines)
-    if not core:
-        return 0.0, any(TYRANO.match(line) for line in lines)
-    marked = sum(bool(MARKED.match(line)) for line in lines)
-    return min(1.0, 1.5 * marked / len(lines)), any(TYRANO.match(line) for line in lines)
+    tyrano = any(TYRANO.match(line) for line in lines)
+    core = any(CORE.search(line) for line in lines)
+    equal_signs = sum(line[0] in "@[" and "=" in line for line in lines)
+    if not core or equal_signs < sum(bool(NANINOVEL.match(line)) for line in lines):
+        return 0.0, tyrano
+    return min(1.0, 1.5 * sum(bool(MARKED.match(line)) for line in lines) / len(lines)), tyrano
 
 
 FORMAT = Format("kag", (".ks",), sniff, read, survey)

@@ -6,6 +6,7 @@
 import re
 from collections.abc import Iterator
 
+from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 
 AUTHOR = re.compile(r"([^\s\"\\:;@#.{\[]++)(?:\.[^\s\"\\:]*+)?: ")
@@ -49,7 +50,7 @@ def _command(number: int, line: str, scene: str) -> Iterator[Message | Reject]:
 def _message(number: int, author: str | None, text: str, scene: str) -> Iterator[Message]:
     if plain := _plain(text):
         speaker = (author or "").strip('"') or None
-        yield Message(number, speaker, plain, "speech" if speaker else "narration", scene)
+        yield Message(number, speaker, plain, kind_of(speaker, plain), scene)
 
 
 def _plain(text: str) -> str:

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 
+from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 
 WORD = r"[a-zA-Z_\u00a0-\ufffd][0-9a-zA-Z_\u00a0-\ufffd]*+"
@@ -19,9 +20,16 @@ ATTRIBUTES = (
     r"[-\w\u00a0-\ufffd]++(?!['\"`]))*+[ \t]*+"
 )
 BLANK = r"(?:[ \t]*+(?:\#[^\n]*+)?\n)*+(?:[ \t]*+\#[^\n]*+)?+"
+# Statements of one line that open no block and change nothing for the reader: most of a script, taken in one bite.
+PASSED = (
+    r"(?:[ \t]*+(?:\$|(?:scene|show|hide|with|play|stop|queue|voice|pause|window|jump|call|return|image|define)\b)"
+    r"(?:[^\n\"'`\#()\[\]{}\\:]|\"[^\"\\\n]*+\"|\([^()\n\"'`\#\[\]{}\\:]*+\))*+"
+    r"(?:\#[^\n]*+)?+(?:\n|\Z)|[ \t]*+(?:\#[^\n]*+)?\n)*+"
+)
 # Blank lines and comments, the indent; then: who "what", or "who" "what", or "what"; then the end of the line, if so.
 LINE = re.compile(
-    rf"{BLANK}([ \t]*+)(?:({WHO}){ATTRIBUTES}({STRING})|({STRING})(?:{ATTRIBUTES}({STRING}))?)?+([ \t]*+(?:\n|\Z))?+",
+    rf"{PASSED}{BLANK}([ \t]*+)(?:({WHO}){ATTRIBUTES}({STRING})|({STRING})(?:{ATTRIBUTES}({STRING}))?)?+"
+    r"([ \t]*+(?:\n|\Z))?+",
     re.DOTALL,
 )
 TRIPLE = re.compile(
@@ -70,9 +78,10 @@ def with_extends(items: Iterable[Message | Reject]) -> Iterator[Message | Reject
     for item in items:
         if isinstance(item, Message) and item.kind == "extend":
             if isinstance(held, Message) and held.kind != "choice":
-                held = held._replace(text=held.text + item.text)
+                text = held.text + item.text
+                held = held._replace(text=text, kind=kind_of(held.speaker, text))
                 continue
-            item = item._replace(speaker=speaker, kind="speech" if speaker else "narration")
+            item = item._replace(speaker=speaker, kind=kind_of(speaker, item.text))
         if held and (said := _trimmed(held)):
             yield said
         held = item
@@ -113,6 +122,8 @@ class _Script:
 
     def __init__(self, text: str, names: Mapping[str, str]) -> None:
         self.text, self.names = text, names
+        self.registered = {name.removeprefix(STATEMENT) for name in names if name.startswith(STATEMENT)}
+        self.silent = SILENT | self.registered
         self.at = self.number_at = 0
         self.number = 1
         self.scene = ""
@@ -133,7 +144,7 @@ class _Script:
                 continue
             if what is None and second is not None:
                 who, what = bare, second
-            if end is not None and who not in SILENT:
+            if end is not None and who not in self.silent:
                 self.at = found.end()
                 yield self.said(who, what or bare, self.number)
             else:
@@ -144,13 +155,13 @@ class _Script:
         if who == "extend":
             return Message(number, None, text, "extend", self.scene)
         speaker = who and speaker_name(who, self.names)
-        return Message(number, speaker or None, text, "speech" if speaker else "narration", self.scene)
+        return Message(number, speaker or None, text, kind_of(speaker, text), self.scene)
 
     def said_with_clauses(
         self, who: str | None, what: str, start: int, indent: int, tail_at: int
     ) -> Iterator[Message | Reject]:
         """A say with `with`, `id`, arguments; a menu item; or a statement such as `voice "file"`."""
-        if who in SILENT or f"{STATEMENT}{who}" in self.names:
+        if who in self.silent:
             yield from self.statement(start, indent)
             return
         end = self.logical_end(tail_at)
@@ -171,7 +182,7 @@ class _Script:
             return
         found = HEADER.match(self.text, start)
         word = found[1] if found else ""
-        if word in STATEMENTS or f"{STATEMENT}{word}" in self.names:
+        if word in STATEMENTS or word in self.registered:
             self.at = self.logical_end(start)
             if not self.opens(word, start):
                 self.skip_block(indent)

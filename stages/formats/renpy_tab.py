@@ -1,12 +1,16 @@
 """Ren'Py's extracted dialogue (dialogue.tab): identifier, character, dialogue, and where it stood, parted by tabs."""
 
+import re
 from collections.abc import Iterator, Mapping
 
+from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 from stages.formats.renpy import clean, label_of, speaker_name, with_extends
 
 HEADER = "Identifier\tCharacter\tDialogue"
 COLUMNS = 3  # identifier, character, dialogue
+ESCAPE = re.compile(r"\\(.)")
+SPECIAL = {"n": "\n", "t": " ", "\\": "\\\\"}  # a backslash that is meant stays one for `clean`, so it is doubled
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
@@ -24,19 +28,20 @@ def _rows(text: str, names: Mapping[str, str]) -> Iterator[Message | Reject]:
             yield Reject(number, line, f"expected {COLUMNS} columns or more, got {len(cells)}")
             continue
         identifier, who, what = cells[:COLUMNS]
+        text = clean(ESCAPE.sub(lambda found: SPECIAL.get(found[1], found[0]), what))
         if identifier == "<menu caption>":
-            yield Message(number, None, clean(what), "narration", scene)
+            yield Message(number, None, text, "narration", scene)
         elif identifier:  # without one it is a string of the interface; nothing tells menu items from button labels
             label = label_of(identifier)
             scene = scene if label is None else label
-            yield _said(number, who, clean(what), scene, names)
+            yield _said(number, who, text, scene, names)
 
 
 def _said(number: int, who: str, text: str, scene: str, names: Mapping[str, str]) -> Message:
     if who.partition(" ")[0] == "extend":
         return Message(number, None, text, "extend", scene)
     speaker = speaker_name(who, names) if who else ""
-    return Message(number, speaker or None, text, "speech" if speaker else "narration", scene)
+    return Message(number, speaker or None, text, kind_of(speaker, text), scene)
 
 
 def sniff(text: str) -> float:

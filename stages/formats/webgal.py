@@ -6,6 +6,7 @@
 import re
 from collections.abc import Iterator
 
+from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 
 WORDS = """changeBg changeFigure bgm playVideo pixiPerform pixiInit intro miniAvatar changeScene choose end label pixi
@@ -57,8 +58,7 @@ def _messages(text: str) -> Iterator[tuple[Message, bool]]:
             elif colon:
                 speaker = command
             if said := _plain(content):
-                kind = "speech" if speaker else "narration"
-                yield Message(number, speaker or None, said, kind, scene), "concat" in arguments
+                yield Message(number, speaker or None, said, kind_of(speaker, said), scene), "concat" in arguments
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
@@ -103,12 +103,12 @@ HEAD = 200  # non-blank lines that are looked at
 
 
 def sniff(text: str) -> float:
-    """The share of lines that are commands, end in `;` or name a speaker, if some are commands of this engine."""
+    """Half for commands of this engine, half for the share of lines that are such, end in `;` or name a speaker."""
     lines = [line.strip() for line in text[: HEAD * 400].split("\n") if line.strip()][:HEAD]
     known = sum(bool(KNOWN.match(line)) for line in lines)
-    if not known or known < len(lines) / 50:
+    if not known or (4 * known < len(lines) and known < 1 + len(lines) / 50):
         return 0.0
-    return sum(bool(KNOWN.match(line) or SAID.match(line)) for line in lines) / len(lines)
+    return 0.5 + 0.5 * sum(bool(KNOWN.match(line) or SAID.match(line)) for line in lines) / len(lines)
 
 
 FORMAT = Format("webgal", (".txt",), sniff, read)

@@ -4,8 +4,10 @@ Options are `-> text` (`[[text|node]]` in the first version), `=> text` is a lin
 """
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Set
 
+from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 
 TITLE = re.compile(r"title\s*:\s*(.*)")
@@ -21,6 +23,7 @@ VALUE = re.compile(r"\[(?:select|plural|ordinal)\b[^\]]*?\{\s*\$?([^{}]*+)\}")
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Yield the messages in file order; the scene is the node's title."""
     title, body = "", False
+    names = _names(text, options.known)
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.strip()
         if body and line == "===":
@@ -28,14 +31,29 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
         elif not body and line == "---":
             body = True
         elif body:
-            yield from _line(number, line, title)
+            yield from _line(number, line, title, names)
         elif found := TITLE.match(line):
             title = found[1].strip()
         elif line and not HEADER.match(line):
             yield Reject(number, line, "expected a header `key: value` or `---` before the body")
 
 
-def _line(number: int, line: str, title: str) -> Iterator[Message]:
+def _names(text: str, known: Set[str]) -> set[str]:
+    """What stands before a colon and reads like a name: one word, words with capitals, or what recurs."""
+    found = Counter(name for line in text.split("\n") if (name := _before_colon(line.strip())))
+    return {name for name, count in found.items() if count > 1 or name in known or _titled(name)}
+
+
+def _before_colon(line: str) -> str | None:
+    found = NAME.match(line.removeprefix("=>").lstrip()) if ":" in line else None
+    return found[1] if found else None
+
+
+def _titled(name: str) -> bool:
+    return " " not in name or all(not word[0].islower() for word in name.split())
+
+
+def _line(number: int, line: str, title: str, names: Set[str]) -> Iterator[Message]:
     if not line or line.startswith("//"):
         return
     if old := OLD_OPTION.match(line):
@@ -45,16 +63,17 @@ def _line(number: int, line: str, title: str) -> Iterator[Message]:
         if text := _plain(line[2:]):
             yield Message(number, None, text, "choice", title)
     else:
-        yield from _said(number, line.removeprefix("=>").lstrip(), title)
+        yield from _said(number, line.removeprefix("=>").lstrip(), title, names)
 
 
-def _said(number: int, line: str, title: str) -> Iterator[Message]:
-    """A name is what stands before the first colon and reads like one; a sentence before a colon is no name."""
+def _said(number: int, line: str, title: str, names: Set[str]) -> Iterator[Message]:
     named = NAMED.search(line)
     found = NAME.match(line)
+    if found and found[1] not in names:
+        found = None
     speaker = (named[1] or named[2]) if named else _plain(found[1]) if found else None
     if text := _plain(line[found.end() :] if found else line):
-        yield Message(number, speaker or None, text, "speech" if speaker else "narration", title)
+        yield Message(number, speaker or None, text, kind_of(speaker, text), title)
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,296 @@
+"""The engine formats: each reads its cases, understands its own structure, and survives any text in linear time."""
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from stages.formats import FORMATS, Message, Options, Reject
+from stages.records import KINDS
+
+CASES = Path(__file__).parent / "cases"
+ENGINES = ("renpy", "renpy_tab", "kag", "tyrano", "webgal", "yarn", "naninovel")
+SHARED = Path(__file__).parents[2] / "shared" / "cases"
+SHARED_CASES = {
+    "renpy_question_en": "renpy",
+    "renpy_question_schinese": "renpy",
+    "renpy_tutorial_schinese": "renpy",
+    "webgal_demo_zh_cn": "webgal",
+    "yarn_space_en": "yarn",
+}
+# What each format defines as markup in the shared cases: the pattern, and what is shown in its place.
+MARKUP = {
+    "renpy": (r"\\(.)|([{[%])\2|\{[^}]*\}|\[(\w+)[^\]]*\]", lambda found: shown_by_renpy(*found.groups())),
+    "webgal": (r"\[([^\]]*)\]\([^)]*\)|\|", lambda found: found[1] or ""),
+    "yarn": (r"\[\[([^|]*)\|.*?\]\]|#line:\w+", lambda found: found[1] or ""),
+}
+
+
+def shown_by_renpy(escaped: str | None, doubled: str | None, variable: str | None) -> str:
+    if escaped:
+        return "\n" if escaped == "n" else escaped
+    return doubled or (f"{{{variable}}}" if variable else "")
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """File -> text of a case."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "expected.jsonl")
+    return {path.relative_to(folder).as_posix(): path.read_text("utf-8-sig") for path in files}
+
+
+def options(scripts: dict[str, str], name: str) -> Options:
+    survey = FORMATS[name].survey
+    return Options(survey(scripts.values()) if survey else {}, "", "", frozenset())
+
+
+def rows(name: str) -> Iterator[dict[str, Any]]:
+    """What a format reads from its case, as the rows of expected.jsonl."""
+    scripts = texts(CASES / name)
+    for file, text in scripts.items():
+        for item in FORMATS[name].read(text, options(scripts, name)):
+            yield {"file": file, **item._asdict()}
+
+
+def read(name: str, text: str) -> list[Message | Reject]:
+    return list(FORMATS[name].read(text, options({"": text}, name)))
+
+
+def said(name: str, text: str) -> list[tuple[str | None, str]]:
+    return [(item.speaker, item.text) for item in read(name, text) if isinstance(item, Message)]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_format_reads_its_case_message_by_message(name: str) -> None:
+    expected = [orjson.loads(line) for line in (CASES / name / "expected.jsonl").read_bytes().splitlines()]
+    assert list(rows(name)) == expected
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_case_looks_like_its_own_format_and_like_no_other(name: str) -> None:
+    for file, text in texts(CASES / name).items():
+        scores = {other: FORMATS[other].sniff(text) for other in (*ENGINES, "text")}
+        assert max(scores, key=lambda other: scores[other]) == name, f"{file}: {scores}"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_plain_text_and_blank_text_look_like_no_engine(name: str) -> None:
+    for text in (
+        "",
+        "\n \n",
+        "夏生：早上好。\n\n亚托莉：「早上好！」\n\n海很安静。\n",
+        "# Title\n\n* item: one\n* [link](x)\n",
+    ):
+        assert FORMATS[name].sniff(text) == 0
+
+
+def test_renpy_gives_the_first_line_of_each_paragraph_of_a_monologue() -> None:
+    text = 'label a:\n    "x"\n    e """\n    One.\n\n    Two.\n    """\n    e "last"\n'
+    assert [(item.line, item.text) for item in read("renpy", text)] == [(2, "x"), (4, "One."), (6, "Two."), (8, "last")]
+
+
+def test_renpy_loses_one_line_to_a_missing_quote_not_the_rest_of_the_file() -> None:
+    items = read("renpy", 'label a:\n    e "one\n    e "two"\n    e "three"\n')
+    assert [type(item).__name__ for item in items] == ["Reject", "Message", "Message"]
+
+
+def test_renpy_takes_the_words_of_another_engine_for_rejects_with_their_lines() -> None:
+    assert [(item.line, item.text) for item in read("renpy", "label a:\n\n夏生：早上好。\n")] == [(3, "夏生：早上好。")]
+
+
+def test_an_identifier_without_definition_stays_the_speaker() -> None:
+    assert said("renpy", 'label a:\n    e "hi"\n    names[0] "x"\n') == [("e", "hi"), ("{names[0]}", "x")]
+
+
+def test_kag_takes_the_patterns_of_the_game() -> None:
+    game = Options({}, r"\[voice who=(\w+)\]", "k", frozenset())
+    items = list(FORMATS["kag"].read("[voice who=mai]a[r]b[k]\nc[k]\n", game))
+    assert [(item.speaker, item.text) for item in items] == [("mai", "a b"), (None, "c")]
+
+
+def test_kag_keeps_the_speaker_where_the_game_clears_names_itself() -> None:
+    text = '[nm name="mai"]a[p]\nb[p]\n[nm name=""]c[p]\n'
+    assert said("kag", text) == [("mai", "a"), ("mai", "b"), (None, "c")]
+
+
+def test_a_planted_third_speaker_and_a_planted_label_are_seen() -> None:
+    text = 'label a:\n    m "1"\n    s "2"\n    m "3"\n'
+    third = text.replace('    s "2"\n', '    t "x"\n    s "2"\n')
+    border = text.replace('    s "2"\n', 'label b:\n    s "2"\n')
+    assert said("renpy", third) == [("m", "1"), ("t", "x"), ("s", "2"), ("m", "3")]
+    assert [item.scene for item in read("renpy", border)] == ["a", "b", "b"]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared cases are not beside this checkout")
+@pytest.mark.parametrize("case", SHARED_CASES)
+def test_a_shared_case_agrees_message_by_message(case: str) -> None:
+    name = SHARED_CASES[case]
+    expected = shared_events(case, name)
+    got: Counter[tuple[str, str, str]] = Counter()
+    scripts = texts(SHARED / case / "raw")
+    known = options(scripts, name)
+    for file, text in scripts.items():
+        for item in FORMATS[name].read(text, known):
+            assert isinstance(item, Message), f"{file}:{item.line}: {item.reason}"
+            got[(file, item.kind if item.kind in ("narration", "choice") else "speech", squeezed(item.text))] += 1
+    assert got == expected
+
+
+def shared_events(case: str, name: str) -> Counter[tuple[str, str, str]]:
+    """File, kind and text of each event, an `extend` joined to the event before."""
+    kinds = {"say": "speech", "nar": "narration", "choice": "choice"}
+    events: list[tuple[str, str, str]] = []
+    for line in (SHARED / case / "events.jsonl").read_text("utf-8").splitlines():
+        event = json.loads(line)
+        if event["kind"] == "scene":
+            continue
+        text = re.sub(*MARKUP[name], event["text"])
+        if event["who"] == "extend":
+            file, kind, before = events.pop()
+            events.append((file, kind, before + squeezed(text)))
+        else:
+            events.append((event["file"], kinds[event["kind"]], squeezed(text)))
+    return Counter(events)
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s", "", text)
+
+
+TOKENS = st.sampled_from(
+    [
+        *(
+            '"',
+            "'",
+            "`",
+            '"""',
+            "\\",
+            "{",
+            "}",
+            "[",
+            "]",
+            "(",
+            ")",
+            "[[",
+            "{{",
+            "|",
+            ":",
+            ";",
+            "#",
+            "@",
+            "*",
+            "<<",
+            ">>",
+            "->",
+        ),
+        *(
+            "\n",
+            "\n    ",
+            "\t",
+            " ",
+            "　",
+            "\r",
+            "\x00",
+            "\ud800",
+            "e ",
+            "extend ",
+            "label a:",
+            "menu:",
+            "python:",
+            "init:",
+        ),
+        *(
+            "translate zh a_1a2b3c4d:",
+            "x = Character(",
+            "define ",
+            "[nm name=",
+            "【a】",
+            "[p]",
+            "[link]",
+            "[endlink]",
+            "[emb exp=",
+        ),
+        *(
+            "[macro name=a]",
+            "[endmacro]",
+            "[iscript]",
+            "#a",
+            "choose:",
+            "label:",
+            " -concat",
+            "title: a\n---\n",
+            "===",
+            "[[a|b]]",
+        ),
+        *(
+            "@choice ",
+            "@print ",
+            "|#1|",
+            "text",
+            "台词",
+            "「",
+            "」",
+            "，",
+            "[text=1 target=2]",
+            "/*",
+            "{rt}",
+            "{p}",
+            "%(a)s",
+            " with ",
+        ),
+    ]
+)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@settings(max_examples=60, deadline=None)
+@given(text=st.one_of(st.lists(TOKENS, max_size=40).map("".join), st.text(max_size=60)))
+@example(text="\n" * 3)
+@example(text='e "' + "(" * 300)
+@example(text="x = Character(" + "[" * 300)
+def test_any_text_gives_only_messages_and_rejects(name: str, text: str) -> None:
+    assert 0 <= FORMATS[name].sniff(text) <= 1
+    last = text.count("\n") + 1
+    for item in read(name, text):
+        assert isinstance(item, Message | Reject)
+        assert 1 <= item.line <= last
+        assert item.text.strip()
+        assert isinstance(item, Reject) or (item.kind in KINDS and item.speaker != "")
+
+
+HOSTILE = (
+    'e "',
+    '"""',
+    "(\n",
+    "$ x = (\n",
+    "[",
+    '["',
+    "[a",
+    "[a](",
+    "【",
+    "<<",
+    "{",
+    "\\",
+    "|#",
+    "@",
+    "@say a",
+    "x = Character(",
+)
+HOSTILE += ("[macro name=a]", "choose:", "if a:\n", '"a" if (', "a ", " -", "=", "#", "*", "a:", "{rt}", "[nm name=")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_long_line_of_any_sign_takes_linear_time(name: str) -> None:
+    for sign in HOSTILE:
+        started = time.perf_counter()
+        text = sign * (60_000 // len(sign))
+        FORMATS[name].sniff(text)
+        read(name, text)
+        assert time.perf_counter() - started < 5, f"{sign!r} is quadratic"  # a quadratic one takes minutes
