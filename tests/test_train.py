@@ -207,10 +207,12 @@ def test_samples_are_filled_to_whole_batches():
     assert [len(sample.ids) for sample in fill(["x" and stages.train.Sample([1], [1])] * 5, 4)] == [1] * 5 + [0] * 3
 
 
-def test_the_adviser_expects_over_fitting_where_it_was_measured(params):
-    measured = replace(params, epochs=3, learning_rate=3e-4)
-    assert "likely after epoch 2" in advise(15_827, measured)
-    assert "not expected" in advise(10_000_000, measured)
+def test_the_adviser_warns_of_more_epochs_than_small_texts_stood(params):
+    usual = replace(params, epochs=3, learning_rate=3e-4)
+    assert "at their best" in advise(9_000, usual)
+    assert "over-fitting is likely" in advise(9_000, replace(usual, epochs=6))
+    assert "over-fitting is likely" in advise(9_000, replace(usual, learning_rate=1e-3))
+    assert "not expected" in advise(10_000_000, replace(usual, epochs=6))
 
 
 def test_curves_hold_no_times(tmp_path):
