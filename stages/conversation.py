@@ -5,8 +5,9 @@ Text never becomes a control token. Nothing here imports torch or transformers, 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
@@ -86,17 +87,19 @@ def encode_supervised(tokenizer: Any, messages: Sequence[Message]) -> Sample:
     known, turns = controls(tokenizer), _accepted(tokenizer, messages)
     ids: list[int] = []
     supervised: list[bool] = []
-    text, reply_open, learn = "", False, False
+    tail, tail_ids = "", list[int]()
+    reply_open = learn = False
     for piece in _pieces(tokenizer, turns):
         if piece.reply:
             reply_open, learn = True, piece.learn
         elif reply_open and not known.pattern.match(piece.text.lstrip()):
             raise InputError(_NO_END)
-        for token in _continue(tokenizer, text, ids, piece.text):
+        more = _continue(tokenizer, tail, tail_ids, piece.text)
+        for token in more:
             supervised.append(reply_open and learn)
             reply_open = reply_open and token not in known.ids
-            ids.append(token)
-        text += piece.text
+        ids += more
+        tail, tail_ids = _tail(known, tail + piece.text, tail_ids + more)
     if reply_open:
         ids.append(_closing(tokenizer, turns))
         supervised.append(learn)
@@ -123,26 +126,21 @@ def split_long(tokenizer: Any, messages: Sequence[Message], max_length: int) -> 
     if len(whole[0]) <= max_length:
         return Split([whole], 0)
     system, rounds = _rounds(messages)
+    size = _sizes(tokenizer, system, rounds)
     samples: list[Sample] = []
     lost, start = 0, 0
-
-    def sample(first: int, end: int) -> Sample:
-        context = [{**message, "learn": False} for turns in rounds[first:start] for message in turns]
-        return encode_supervised(tokenizer, [*system, *context, *(m for turns in rounds[start:end] for m in turns)])
-
     while start < len(rounds):
-        room = max_length // 2 if start else max_length
-        end = start + 1
-        while end < len(rounds) and len(sample(start, end + 1)[0]) <= room:
-            end += 1
-        first = start
-        while first > 0 and len(sample(first - 1, end)[0]) <= max_length:
-            first -= 1
-        ids, supervised = sample(first, end)
-        if len(ids) > max_length:
+        ends, firsts = range(start + 1, len(rounds) + 1), range(start, -1, -1)
+        end = _last(ends, (size(start, end) for end in ends), max_length // 2 if start else max_length)
+        first = _last(firsts, (size(first, end) for first in firsts), max_length)
+        sample = _window(tokenizer, system, rounds, first, start, end)
+        while len(sample[0]) > max_length and end - first > 1:  # the sizes were an estimate
+            first, end = (first + 1, end) if first < start else (first, end - 1)
+            sample = _window(tokenizer, system, rounds, first, start, end)
+        if len(sample[0]) > max_length:
             lost += sum(message["role"] == "assistant" and message.get("learn", True) for message in rounds[start])
-        elif any(supervised):
-            samples.append((ids, supervised))
+        elif any(sample[1]):
+            samples.append(sample)
         start = end
     return Split(samples, lost)
 
@@ -178,7 +176,9 @@ _NO_END = (
 
 def _disarm(match: re.Match[str]) -> str:
     first, rest = match[0][0], match[0][1:]
-    return (chr(ord(first) + 0xFEE0) if "!" <= first <= "~" else first + WORD_JOINER) + rest
+    if "!" <= first <= "~":
+        return chr(ord(first) + 0xFEE0) + rest
+    return first + WORD_JOINER + rest if rest else "？"
 
 
 def _end_of_text(tokenizer: Any) -> int:
@@ -260,13 +260,20 @@ def _tokenize(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _continue(tokenizer: Any, text: str, ids: list[int], more: str) -> list[int]:
-    """Ids of `more` behind `text`; on its own, as a reply is generated, where a token would reach over the border."""
-    whole = _tokenize(tokenizer, text + more)
-    if whole[: len(ids)] == ids:
-        return whole[len(ids) :]
+def _continue(tokenizer: Any, tail: str, tail_ids: list[int], more: str) -> list[int]:
+    """Ids of `more` behind `tail`; on its own, as a reply is generated, where a token would reach over the border."""
+    whole = _tokenize(tokenizer, tail + more)
+    if whole[: len(tail_ids)] == tail_ids:
+        return whole[len(tail_ids) :]
     guard = tokenizer.eos_token or ""
     return _tokenize(tokenizer, guard + more)[len(_tokenize(tokenizer, guard)) :]
+
+
+def _tail(known: Controls, text: str, ids: list[int]) -> tuple[str, list[int]]:
+    """Text and ids from the last control token on, which is all that decides how the text behind it is tokenised."""
+    at = max((match.start() for match in known.pattern.finditer(text)), default=0)
+    start = max((number for number, token in enumerate(ids) if token in known.ids), default=0)
+    return text[at:], ids[start:]
 
 
 def _pieces(tokenizer: Any, turns: list[Message]) -> Iterator[Piece]:
@@ -325,3 +332,26 @@ def _rounds(messages: Sequence[Message]) -> tuple[list[Message], list[list[Messa
         if message["role"] == "assistant":
             rounds.append([])
     return system, rounds[:-1]
+
+
+def _sizes(tokenizer: Any, system: list[Message], rounds: list[list[Message]]) -> Callable[[int, int], int]:
+    """How many tokens the rounds from `first` to before `end` take together with the system turn, nearly."""
+    alone = [len(encode_supervised(tokenizer, [*system, *turns])[0]) for turns in rounds]
+    pair = len(encode_supervised(tokenizer, [*system, *rounds[0], *rounds[1]])[0]) if len(rounds) > 1 else alone[0]
+    head = sum(alone[:2]) - pair
+    upto = [0, *accumulate(size - head for size in alone)]
+    return lambda first, end: head + upto[end] - upto[first]
+
+
+def _last(numbers: range, sizes: Iterable[int], limit: int) -> int:
+    """The last of the numbers up to which all sizes keep to the limit; the first in any case."""
+    fitting = takewhile(lambda pair: pair[1] <= limit, zip(numbers, sizes, strict=True))
+    return max((number for number, _ in fitting), key=numbers.index, default=numbers[0])
+
+
+def _window(
+    tokenizer: Any, system: list[Message], rounds: list[list[Message]], first: int, start: int, end: int
+) -> Sample:
+    """Rounds from `first` to before `end` as a sample, those before `start` as context only."""
+    context = [{**message, "learn": False} for turns in rounds[first:start] for message in turns]
+    return encode_supervised(tokenizer, [*system, *context, *(m for turns in rounds[start:end] for m in turns)])

@@ -280,7 +280,7 @@ FAMILIES = (
 
 def family_checkpoint(family: Family, folder: Path) -> None:
     """Write random weights and a tokenizer trained on the sentences, with the family's tokens and template."""
-    tokenizer = _family_tokenizer(family)
+    tokenizer = family_tokenizer(family)
     tokenizer.save_pretrained(folder)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     config = AutoConfig.for_model(**family.config, vocab_size=len(tokenizer), **ids)
@@ -288,7 +288,7 @@ def family_checkpoint(family: Family, folder: Path) -> None:
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
 
 
-def _family_tokenizer(family: Family) -> PreTrainedTokenizerFast:
+def family_tokenizer(family: Family) -> PreTrainedTokenizerFast:
     thoughts = ["<think>", "</think>"] if "think" in family.template else []
     if family.sentencepiece:
         tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token=family.tokens[0]))
