@@ -165,7 +165,7 @@ class Page:
         return self.names.get(SHOWN + piece.value)
 
     def chosen(self, number: int, text: str) -> Iterator[Message]:
-        if text := text.strip(MARGIN):
+        if text := text.strip():
             yield Message(number, None, text, "choice", self.scene)
 
     def add(self, text: str, number: int) -> None:
@@ -184,7 +184,7 @@ class Page:
         self.last = number
 
     def finish(self) -> Iterator[Message]:
-        text = "".join(self.parts).strip(MARGIN)
+        text = "".join(self.parts).strip()
         self.parts, self.last = [], 0
         if text:
             yield Message(self.first, self.speaker, text, kind_of(self.speaker, text), self.scene)

@@ -57,7 +57,7 @@ def _messages(text: str) -> Iterator[tuple[Message, bool]]:
                 speaker = arguments.get("speaker", speaker)
             elif colon:
                 speaker = command
-            if said := _plain(content):
+            if said := _plain(content).strip():
                 yield Message(number, speaker or None, said, kind_of(speaker, said), scene), "concat" in arguments
 
 
