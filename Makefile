@@ -3,7 +3,7 @@ VENV ?= .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test test-all chat serve compare inspect env
+.PHONY: repro test test-all chat serve compare inspect env serve-env
 
 repro: env  ## set everything up and run all stages
 	dvc repro
@@ -11,13 +11,13 @@ repro: env  ## set everything up and run all stages
 test: env  ## the fast tests
 	python -m pytest
 
-test-all: env  ## all tests, also those that run models, servers and the pipeline
+test-all: serve-env  ## all tests, also those that run models, servers and the pipeline
 	python -m pytest -m "slow or not slow"
 
 chat: env  ## talk to her: ADAPTER=folder or the name of an experiment
 	python -m deploy.chat $(if $(ADAPTER),"$(ADAPTER)")
 
-serve: env  ## an OpenAI-compatible endpoint on loopback
+serve: serve-env  ## an OpenAI-compatible endpoint and her page, on loopback
 	python -m deploy.serve $(if $(ADAPTER),"$(ADAPTER)")
 
 compare: env  ## strategies side by side; OVER=train.lora.rank VALUES=4,16,64 for any other parameter
@@ -28,3 +28,8 @@ inspect: env  ## first look at your own text: make inspect SOURCE=raw/mygame
 
 env:
 	@./setup.sh
+
+serve-env: env
+	@cmp -s requirements-serve.txt "$(VENV)/.serving" || { \
+	  python -m pip install --quiet --disable-pip-version-check -r requirements-serve.txt && \
+	  cp requirements-serve.txt "$(VENV)/.serving"; }

@@ -80,7 +80,8 @@ class Job:
         text, stopped = cut(text, self.ask.stop)
         ended = draft.ended or closed or stopped
         full = len(draft.tokens) >= self.ask.decoding.max_new_tokens
-        sure = text.rstrip() if ended or full else hold(held_back(self.character, text), self.ask.stop)
+        whole = text.rstrip("\ufffd").rstrip()  # a length in tokens may end within a character
+        sure = whole if ended or full else hold(held_back(self.character, text), self.ask.stop)
         if len(sure) > self.said:
             self.send(sure[self.said :])
             self.said = len(sure)

@@ -51,9 +51,7 @@ def room(rank: int) -> int:
     """The smallest of vLLM's ranks that holds this one."""
     fitting = [size for size in RANKS if size >= rank]
     if not fitting:
-        raise InputError(
-            f"vLLM holds adapters up to rank {RANKS[-1]}, got {rank}\nhint: python -m deploy.export merged"
-        )
+        raise InputError(f"vLLM holds ranks up to {RANKS[-1]}, got {rank}\nhint: python -m deploy.export merged")
     return fitting[0]
 
 
