@@ -14,7 +14,7 @@ SECTION = re.compile(r"#{1,6}\s*(.+)")
 CUE = re.compile(r"(?:@(?P<forced>[^(^]+)|(?P<name>[^a-z\s!>~=#.(][^a-z(^]*))(?P<extension>\([^)]*\)\s*)*\^?")
 TRANSITION = re.compile(r">[^<]*|[^a-z]*TO:")
 TITLE_KEY = re.compile(r"[A-Z][\w ]{0,30}:")
-REMOVED = re.compile(r"/\*.*?(?:\*/|\Z)|\[\[.*?\]\]", re.S)
+REMOVED = re.compile(r"/\*.*?(?:\*/|\Z)|\[\[(?:(?!\[\[).)*?\]\]", re.S)
 SCENE_NUMBER = re.compile(r"\s*#[\w.\-]+#$")
 EMPHASIS = re.compile(r"(?<!\\)(\*{1,3}|_)(?=\S)(.+?)(?<=\S)(?<!\\)\1")
 ESCAPE = re.compile(r"\\([*_\\@~!>.#])")
@@ -35,7 +35,11 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
             index = yield from _speech(lines, index, (cue["forced"] or cue["name"]).strip(), scene)
         elif not (line[0] == "=" or (blank and TRANSITION.fullmatch(line))):
             blank = False
-            yield Message(index, None, _plain(line.lstrip("!~>").rstrip("<").strip()), "narration", scene)
+            words = _plain(line.lstrip("!~>").rstrip("<").strip())
+            if words:
+                yield Message(index, None, words, "narration", scene)
+            else:
+                yield Reject(index, line, "marks without words")
 
 
 def _after_title_page(lines: list[str]) -> int:

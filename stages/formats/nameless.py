@@ -20,7 +20,7 @@ INK_LOGIC = re.compile(
 )
 INK_CHOICE = re.compile(r"(?:[*+]\s*)+(?:\(\w+\)\s*)?(?:\{[^}]*\}\s*)*(.*)")
 INK_GATHER = re.compile(r"(?:-(?!>)\s*)+(?:\(\w+\)\s*)?")
-INK_TAIL = re.compile(r"\s*(?://.*|(?:->|<-)\s*[\w.]*(?:\s*->.*)?|#.*)$|<>")
+INK_TAIL = re.compile(r"(?<!\s)\s*+(?://.*|(?:->|<-)\s*[\w.]*(?:\s*->.*)?|#.*)$|<>")
 
 
 def read_ink(text: str, options: Options) -> Iterator[Message]:
@@ -73,8 +73,8 @@ def sniff_nscripter(text: str) -> float:
 # --- Twee 3 (Twine): https://github.com/iftechfoundation/twine-specs
 
 TWEE_PASSAGE = re.compile(r"::\s*((?:\\.|[^\\\[{])+?)\s*(\[[^\]]*\])?\s*(?:\{.*\})?")
-TWEE_LINK = re.compile(r"\[\[(.+?)(?:\]\[.*?)?\]\]")
-TWEE_MACRO = re.compile(r"<<.*?>>|\((?:[\w-]+):[^)]*\)|</?[a-z][^>]*>|\\$")
+TWEE_LINK = re.compile(r"\[\[([^\[\]]{1,200})(?:\]\[[^\]]{0,200})?\]\]")
+TWEE_MACRO = re.compile(r"<<(?:(?!<<).)*?>>|\((?:[\w-]+):[^)]*\)|</?[a-z][^>]*>|\\$")
 TWEE_CODE = re.compile(r"Story(?:Data|Title|Init|Caption|Menu|Settings)|User(?:Script|Stylesheet)")
 
 

@@ -224,14 +224,15 @@ def _is_wrapped(lines: list[str]) -> bool:
 
 
 def _pieces(line: int, paragraph: str) -> Iterator[Piece]:
+    """Quotations and what stands between them."""
     at = 0
-    for found in QUOTATION.finditer(paragraph):
-        if found.start() > at:
-            yield Piece(line + paragraph.count("\n", 0, at), paragraph[at : found.start()].replace("\n", " "), quoted=False)
-        yield Piece(line + paragraph.count("\n", 0, found.start()), found[0].replace("\n", " "), quoted=True)
-        at = found.end()
-    if at < len(paragraph):
-        yield Piece(line + paragraph.count("\n", 0, at), paragraph[at:].replace("\n", " "), quoted=False)
+    for found in (*QUOTATION.finditer(paragraph), None):
+        start = found.start() if found else len(paragraph)
+        for text, quoted in ((paragraph[at:start], False), (found[0] if found else "", True)):
+            if text:
+                yield Piece(line, text.replace("\n", " "), quoted)
+                line += text.count("\n")
+        at = found.end() if found else start
 
 
 def sniff(text: str) -> float:

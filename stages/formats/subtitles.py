@@ -4,6 +4,7 @@ Files without any name give narration. Comments, drawings and empty events are s
 """
 
 import re
+import warnings
 from collections.abc import Iterator
 
 import pysubs2
@@ -28,7 +29,10 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """The events in the order of the file; `line` is where an event begins."""
     kind = _kind(text)
     try:
-        events = list(pysubs2.SSAFile.from_string(VOICE.sub("\ue000\\1\ue001", text), format_=kind))
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # a field it cannot read gets its default; the text is all we take
+            events = list(pysubs2.SSAFile.from_string(VOICE.sub("\ue000\\1\ue001", text), format_=kind))
     except Exception as error:  # pysubs2 raises what its parsers meet: ValueError, IndexError, its own errors
         yield Reject(1, text[:200], f"expected {kind} subtitles, got {type(error).__name__}: {error}")
         return

@@ -153,7 +153,10 @@ class Reading:
             yield Reject(number, self.lines[number - 1].strip(), "a name without words")
             return index
         for speaker, part in self.unglue(name, self.form.manners.get(label, "") + body):
-            yield spoken(number, speaker, part, self.scenes.name, self.form.mixed)
+            if part:
+                yield spoken(number, speaker, part, self.scenes.name, self.form.mixed)
+            else:
+                yield Reject(number, speaker, "a name without words")
         return index
 
     def below(self, index: int) -> tuple[int, str]:

@@ -1,0 +1,108 @@
+"""Word documents: any plain form inside, numbered by paragraph; bombs and entities refused."""
+
+import io
+import zipfile
+
+import docx
+import pytest
+
+from stages.formats import Options
+from stages.formats.docx import BREAK, document_text, read
+from stages.records import InputError
+
+OPTIONS = Options({}, "", "", frozenset())
+
+
+def document(*paragraphs: str, table: list[tuple[str, str]] = ()) -> bytes:
+    """A Word file of these paragraphs, with a table after them."""
+    made = docx.Document()
+    for paragraph in paragraphs:
+        made.add_paragraph(paragraph)
+    if table:
+        cells = made.add_table(rows=len(table), cols=2)
+        for row, texts in zip(cells.rows, table, strict=True):
+            row.cells[0].text, row.cells[1].text = texts
+    out = io.BytesIO()
+    made.save(out)
+    return out.getvalue()
+
+
+def repacked(data: bytes, part: str, content: bytes) -> bytes:
+    """The same file with one part replaced."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, content if name == part else old.read(name))
+    return out.getvalue()
+
+
+def test_a_message_is_numbered_by_its_paragraph() -> None:
+    text = document_text("a.docx", document("24/04/18", "", "夏生：早。", "亚托莉：早！\n她笑了。", "夏生：嗯。"))
+    messages = list(read(text, OPTIONS))
+    assert [(m.line, m.speaker, m.text, m.kind) for m in messages] == [
+        (1, None, "24/04/18", "direction"),
+        (3, "夏生", "早。", "speech"),
+        (4, None, "亚托莉：早！", "narration"),
+        (4, None, "她笑了。", "narration"),
+        (5, "夏生", "嗯。", "speech"),
+    ]
+
+
+def test_a_break_inside_a_paragraph_parts_lines_of_the_same_number() -> None:
+    text = document_text("a.docx", document("夏生：早。\n亚托莉：早！", "夏生：嗯。\n亚托莉：嗯！"))
+    assert text.count(BREAK) == 2
+    assert [(m.line, m.speaker) for m in read(text, OPTIONS)] == [
+        (1, "夏生"),
+        (1, "亚托莉"),
+        (2, "夏生"),
+        (2, "亚托莉"),
+    ]
+
+
+def test_a_table_of_names_and_texts_is_read() -> None:
+    text = document_text("a.docx", document(table=[("夏生", "早。"), ("亚托莉", "早！"), ("夏生", "嗯。")]))
+    assert [(m.speaker, m.text) for m in read(text, OPTIONS)] == [
+        ("夏生", "早。"),
+        ("亚托莉", "早！"),
+        ("夏生", "嗯。"),
+    ]
+
+
+def test_a_novel_in_word_is_read_as_prose() -> None:
+    lines = ["夏生说：“早。”", "“早！”亚托莉说。", "夏生问：“冷吗？”", "亚托莉答：“不冷。”"]
+    messages = list(read(document_text("a.docx", document(*lines)), OPTIONS))
+    assert [(m.speaker, m.text) for m in messages if m.kind == "speech"][:2] == [("夏生", "早。"), ("亚托莉", "早！")]
+
+
+def test_a_file_that_is_no_zip_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a\.docx: expected a Word document"):
+        document_text("a.docx", b"\xd0\xcf\x11\xe0 old Word")
+
+
+def test_a_zip_that_is_no_document_is_refused() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as parts:
+        parts.writestr("readme.txt", "hello")
+    with pytest.raises(InputError, match=r"a\.docx: expected a Word document"):
+        document_text("a.docx", out.getvalue())
+
+
+def test_a_broken_document_is_refused() -> None:
+    whole = document("夏生：早。")
+    with pytest.raises(InputError, match=r"a\.docx: expected a Word document"):
+        document_text("a.docx", repacked(whole, "word/document.xml", b"<w:document"))
+    with pytest.raises(InputError, match=r"a\.docx: expected a Word document"):
+        document_text("a.docx", whole[: len(whole) // 2])
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked() -> None:
+    bomb = repacked(document("夏生：早。"), "word/document.xml", b"\0" * (520 << 20))
+    assert len(bomb) < 2 << 20
+    with pytest.raises(InputError, match="expected at most 512 MB unpacked, got 520 MB"):
+        document_text("a.docx", bomb)
+
+
+def test_own_entities_are_refused() -> None:
+    laughs = b'<?xml version="1.0"?><!DOCTYPE d [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><d>&b;</d>'
+    with pytest.raises(InputError, match=r"got a document type in word/document\.xml"):
+        document_text("a.docx", repacked(document("夏生：早。"), "word/document.xml", laughs))
