@@ -394,10 +394,9 @@ def build_tokenizer(path: Path) -> PreTrainedTokenizerFast:
 
     Only the literal texts `<s>`, `</s>` and `<unk>` differ: they become control tokens, as in Baichuan's own class.
     """
-    model = read_sentencepiece(path)
-    text = [piece for piece, _, _ in model.pieces]
+    text = [piece for piece, _, _ in read_sentencepiece(path).pieces]
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=_byte_pair_tokenizer(model, path),
+        tokenizer_object=byte_pair_tokenizer(path),
         unk_token=text[0],
         bos_token=text[1],
         eos_token=text[2],
@@ -414,7 +413,9 @@ def chat_template(user_piece: str | None) -> str:
     return (TEMPLATES / f"{ROLE_PIECES.get(user_piece or '', 'plain')}.jinja").read_text(encoding="utf-8")
 
 
-def _byte_pair_tokenizer(model: SentencePiece, path: Path) -> Tokenizer:
+def byte_pair_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a SentencePiece file, Baichuan's or any other that is a BPE and leaves the text as it is."""
+    model = read_sentencepiece(path)
     if model.model_type != BPE or model.charsmap or model.remove_spaces:
         raise InputError(f"{path}: expected a BPE model that leaves the text as it is")
     vocabulary = {text: number for number, (text, _, _) in enumerate(model.pieces)}

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
+from tokenizers import AddedToken
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from stages import baichuan
@@ -160,11 +161,36 @@ def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerFast:
     elif _is_baichuan(folder):
         tokenizer = baichuan.load_tokenizer(folder)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = _published_tokenizer(name, folder)
     tokenizer.name_or_path = name
     if not tokenizer.chat_template:
         tokenizer.chat_template = default_template(tokenizer)
     return tokenizer
+
+
+def _published_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+            return _sentencepiece_tokenizer(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ImportError, KeyError, OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: expected a tokenizer that transformers reads, got: {error}") from error
+
+
+def _sentencepiece_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Of a folder that leaves tokenizer.model to code of its own (InternLM3), with the tokens its settings add."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokenizer = baichuan.byte_pair_tokenizer(folder / "tokenizer.model")
+    for _, token in sorted(settings.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
+        add = tokenizer.add_special_tokens if token["special"] else tokenizer.add_tokens
+        add([AddedToken(token["content"], special=token["special"], normalized=False)])
+    named = {f"{kind}_token": settings.get(f"{kind}_token") for kind in ("bos", "eos", "unk", "pad")}
+    texts = {kind: token["content"] if isinstance(token, dict) else token for kind, token in named.items()}
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **texts)
+    wrapped.chat_template = settings.get("chat_template")
+    return wrapped
 
 
 def default_template(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -13,13 +13,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 
 from stages import base_model
 from stages.base_model import default_template, find_dtype, load_base, load_tokenizer
 from stages.conversation import encode_supervised
 from stages.records import InputError
-from tests.compatibility import FAMILIES, family_checkpoint, family_tokenizer
+from tests.compatibility import FAMILIES, family_checkpoint, family_tokenizer, sentencepiece_model
 
 BY_NAME = {family.name: family for family in FAMILIES}
 DIALOGUE = ({"role": "user", "content": "早上好"}, {"role": "assistant", "content": "高性能！"})
@@ -88,9 +89,7 @@ def test_code_that_comes_with_a_model_is_never_run(folder):
         folder, model_type="chatglm", auto_map={"AutoModelForCausalLM": "own.Model", "AutoConfig": "own.Config"}
     )
     (folder / "own.py").write_text("raise SystemExit('run')\n")
-    with pytest.raises(
-        InputError, match="does not know the type 'chatglm', and code that comes with a model is never run"
-    ):
+    with pytest.raises(InputError, match=r"does not know the type 'chatglm', and code .* never run"):
         load_base(str(folder))
 
 
@@ -105,6 +104,30 @@ def test_a_published_quantisation_is_refused(folder):
     edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(InputError, match=r"published quantised \(gptq\)"):
         load_base(str(folder))
+
+
+def test_a_tokenizer_of_own_code_is_read_from_its_sentencepiece_model(tmp_path):
+    family_checkpoint(BY_NAME["InternLM3"], tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(106, dummy_prefix=False))
+    official = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    marks = {str(600 + n): {"content": mark, "special": True} for n, mark in enumerate(("<|im_start|>", "<|im_end|>"))}
+    settings = {
+        "tokenizer_class": "InternLM3Tokenizer",
+        "auto_map": {"AutoTokenizer": ["own.InternLM3Tokenizer", None]},
+    }
+    settings |= {"bos_token": "<s>", "eos_token": "</s>", "added_tokens_decoder": marks}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer("亚托莉，早上好")["input_ids"] == official.encode("亚托莉，早上好")
+    assert tokenizer.convert_ids_to_tokens(tokenizer("好<|im_end|>")["input_ids"])[-1] == "<|im_end|>"
+    assert "<|im_start|>" in tokenizer.chat_template
+
+
+def test_a_tokenizer_that_nobody_can_read_is_named(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="expected a tokenizer that transformers reads, got"):
+        load_tokenizer(str(folder))
 
 
 # --- precision
