@@ -70,6 +70,7 @@ class TrainParams:
     rslora: bool
     dora: bool
     epochs: int
+    max_steps: int
     batch_size: int
     learning_rate: float
     schedule: str
@@ -253,6 +254,7 @@ def make_arguments(params: TrainParams) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(CHECKPOINTS),
         num_train_epochs=params.epochs,
+        max_steps=params.max_steps or -1,
         gradient_accumulation_steps=int(os.environ.get("TRAIN_ACCUMULATION", "1")),
         learning_rate=params.learning_rate,
         lr_scheduler_type=params.schedule,
@@ -372,9 +374,14 @@ def describe(train: Lessons, check: Lessons, params: TrainParams, model: PeftMod
     return (
         f"{train.turns:,} turns to learn in {len(train.samples):,} samples, {train.lost} lost; "
         f"{train.supervised:,} of {train.tokens:,} tokens supervised; {check.turns:,} turns in validation\n"
-        f"train: {params.epochs} epochs of {-(-len(train.samples) // params.batch_size)} steps; "
+        f"train: {how_long(params)} of {-(-len(train.samples) // params.batch_size)} steps; "
         f"{weights:,} weights to train, {weights / train.supervised:,.0f} a token; {advise(train.supervised, params)}"
     )
+
+
+def how_long(params: TrainParams) -> str:
+    """The length of the training in words."""
+    return f"{params.max_steps} steps, epochs" if params.max_steps else f"{params.epochs} epochs"
 
 
 def advise(supervised: int, params: TrainParams) -> str:

@@ -114,6 +114,12 @@ def written(out):
     return {path.name: path.read_bytes() for path in files}
 
 
+def test_a_number_of_steps_takes_the_place_of_the_epochs(work, params, tmp_path):
+    run(work, replace(params, max_steps=3), tmp_path)
+    steps = [line.split("\t")[0] for line in (tmp_path / "train.tsv").read_text().splitlines()[1:]]
+    assert steps[-1] == "3"
+
+
 def test_training_writes_a_stock_adapter_and_all_that_a_front_needs(work, params, tmp_path):
     run(work, params, tmp_path)
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
