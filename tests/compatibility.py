@@ -1,19 +1,27 @@
 """Tiny checkpoints of the supported families, made from nothing; run as a module, a table of how they fare.
 
-python -m tests.compatibility      prints the table of docs in Markdown
+python -m tests.compatibility      prints both tables in Markdown
 """
 
 import io
 import json
-from collections.abc import Iterable
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import sentencepiece
 import torch
-from safetensors.torch import save_file
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from stages import baichuan
+from stages.base_model import load_base, lora_targets
+from stages.conversation import OPTIONS, encode, encode_supervised, label_ids
 
 SENTENCES = (
     "我是高性能的机器人，亚托莉！今天也会好好努力的。",
@@ -319,3 +327,98 @@ def _without_byte_specials(tokenizer: Tokenizer, specials: Iterable[str]) -> Tok
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in specials]
     return Tokenizer.from_str(json.dumps(state))
+
+
+# --- the table
+
+
+@torch.no_grad()
+def print_tables() -> None:
+    """Baichuan's four models, then the other families; every cell is computed here and now."""
+    print(
+        "| model | max logit difference | greedy | ids | chat ids | merged and saved | official W_pack read | ours on W_pack |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for case in BAICHUAN:
+        print(f"| {case.name} | {' | '.join(_baichuan_cells(case))} |")
+    print("\n| family | loads as | LoRA on | a reply ends with | labels | prompt | loss of two steps |")
+    print("|---|---|---|---|---|---|---|")
+    for family in FAMILIES:
+        print(f"| {family.name} | {' | '.join(_family_cells(family))} |")
+
+
+def _baichuan_cells(case: BaichuanCase) -> Iterator[str]:
+    from tests import test_baichuan as check
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, root = Path(name) / "base", Path(name)
+        weights = baichuan_checkpoint(case, folder)
+        model, tokenizer = load_base(str(folder), dtype="fp32")
+        official = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        yield _off(model(check.IDS).logits, check.reference(weights, case, check.IDS))
+        yield _equal(
+            check.greedy(model, check.IDS).tolist(), check.reference_greedy(weights, case, check.IDS, 8).tolist()
+        )
+        prefix = "" if case.norm_head else " "
+        same = sum(tokenizer(prefix + t)["input_ids"] == official.encode(t) for t in TEXTS if t)
+        yield f"{same} of {len(TEXTS) - 1}"
+        chat = [check.SYSTEM, *check.CHAT] if case.norm_head else list(check.CHAT)
+        yield _equal(encode(tokenizer, chat, add_generation_prompt=True), check.built(official, chat, case.norm_head))
+        lora, logits = check.trained(folder, None)
+        lora.save_pretrained(root / "ours")
+        baichuan.save_model(lora.merge_and_unload(), root / "merged", folder)
+        yield _off(check.reference(load_file(root / "merged" / "model.safetensors"), case, check.IDS), logits)
+        adapter = check.official_adapter(weights, root / "official")
+        baichuan.import_adapter(root / "official", root / "imported")
+        read = PeftModel.from_pretrained(load_base(str(folder), dtype="fp32")[0], root / "imported")
+        yield _off(read(check.IDS).logits, check.reference(check.with_deltas(weights, adapter, 32), case, check.IDS))
+        baichuan.export_adapter(root / "ours", root / "fused")
+        fused = load_file(root / "fused" / "adapter_model.safetensors")
+        yield _off(check.reference(check.with_deltas(weights, fused, 15 / 9), case, check.IDS), logits)
+
+
+def _family_cells(family: Family) -> Iterator[str]:
+    from tests import test_families as check
+
+    with tempfile.TemporaryDirectory() as name:
+        family_checkpoint(family, Path(name))
+        model, tokenizer = load_base(name, dtype="fp32")
+    yield type(model).__name__
+    yield ", ".join(target.removesuffix("_proj") for target in lora_targets(model))
+    yield f"`{family.end}`".replace("|", "\\|")
+    ids, supervised = encode_supervised(tokenizer, check.DIALOGUE)
+    learnt = tokenizer.decode([token for token, wanted in zip(ids, supervised, strict=True) if wanted])
+    yield "each once" if learnt == f"夏生先生，早上好。{family.end}高性能！{family.end}" else "WRONG"
+    plain = [{"role": message["role"], "content": message["content"]} for message in check.DIALOGUE[:-1]]
+    expected = tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False, **OPTIONS)
+    yield _equal(encode(tokenizer, plain, add_generation_prompt=True), expected)
+    yield _one_step(model, ids, label_ids(tokenizer, ids, supervised))
+
+
+@torch.enable_grad()
+def _one_step(model: Any, ids: list[int], labels: list[int]) -> str:
+    torch.manual_seed(0)
+    lora = get_peft_model(model, LoraConfig(r=4, target_modules=lora_targets(model), task_type="CAUSAL_LM"))
+    optimizer = torch.optim.AdamW((p for p in lora.parameters() if p.requires_grad), lr=1e-2)
+    losses = []
+    for _ in range(2):
+        loss = lora(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
+        losses.append(float(loss))
+        loss.backward()
+        optimizer.step()
+    return " → ".join(f"{loss:.3f}" for loss in losses)
+
+
+def _off(one: torch.Tensor, other: torch.Tensor) -> str:
+    return f"{(one - other).abs().max().item():.0e}"
+
+
+def _equal(one: Any, other: Any) -> str:
+    return "equal" if one == other else "DIFFERS"
+
+
+if __name__ == "__main__":
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 uses a name that transformers 5 renames
+    print_tables()

@@ -16,7 +16,7 @@ from stages.base_model import load_base, lora_targets
 from stages.conversation import encode, encode_supervised, stop_ids
 from stages.inference import load_character, reply_batch
 from stages.records import InputError
-from tests.compatibility import BAICHUAN, FAMILIES, baichuan_checkpoint, family_checkpoint
+from tests.compatibility import BAICHUAN, FAMILIES, baichuan_checkpoint, family_checkpoint, print_tables
 
 ROOT = Path(__file__).parents[1]
 SYSTEM = {"role": "system", "content": "你是亚托莉。"}
@@ -113,6 +113,15 @@ def test_a_mixture_of_experts_is_refused():
     config = Qwen3MoeConfig(**sizes, moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2, head_dim=8)
     with pytest.raises(InputError, match="mixture of experts"):
         lora_targets(Qwen3MoeForCausalLM(config))
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_readme_hold(capsys):
+    print_tables()
+    printed = capsys.readouterr().out
+    assert "WRONG" not in printed
+    assert "DIFFERS" not in printed
+    assert len(printed.splitlines()) == len(BAICHUAN) + len(FAMILIES) + 5
 
 
 # --- the whole way
