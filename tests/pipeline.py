@@ -24,19 +24,23 @@ SMALL: dict[str, dict[str, Any]] = {
 TOKENS = 4  # a reply
 
 
-def make_pipeline(folder: Path, environment: Mapping[str, str]) -> Path:
-    """Copy what git tracks, shrink it, commit it."""
+def make_pipeline(folder: Path, environment: Mapping[str, str], work: str = "sample") -> Path:
+    """Copy what git tracks, shrink it, commit it; a work of another name is the sample as a user's own, out of git."""
     for name in tracked():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     for path in (folder / "raw/sample/script").iterdir():
         if path.name not in SCRIPTS:
             path.unlink()
-    shrink(folder / "params.yaml")
+    shrink(folder / "params.yaml", work)
     make_base(folder / BASE)
     with (folder / ".gitignore").open("a", encoding="utf-8") as ignored:
         ignored.write("/bases/\n")
-    commit(folder, environment, "small", init=True)
+    run(folder, environment, "git", "init", "-q", "-b", "main")
+    if work != "sample":
+        (folder / "raw" / "sample").rename(folder / "raw" / work)
+        run(folder, environment, "dvc", "add", "-q", f"raw/{work}")
+    commit(folder, environment, "small")
     return folder
 
 
@@ -48,21 +52,30 @@ def tracked() -> list[str]:
     return [name for name in names if (ROOT / name).is_file()]
 
 
-def shrink(path: Path) -> None:
+def shrink(path: Path, work: str) -> None:
     """Few tokens, few replies."""
     yaml = YAML()
     params = yaml.load(path.read_text(encoding="utf-8"))
     for section, values in SMALL.items():
         params[section] |= values
     params["evaluate"]["max_new_tokens"] = params["train"]["decoding"]["max_new_tokens"] = TOKENS
+    params["extract"]["source"], params["format"]["work"] = f"raw/{work}/script", f"raw/{work}"
     yaml.dump(params, path)
 
 
-def commit(folder: Path, environment: Mapping[str, str], message: str, *, init: bool = False) -> None:
+def commit(folder: Path, environment: Mapping[str, str], message: str) -> None:
     """Commit all that git does not ignore."""
-    commands = ["init -q -b main"] * init + ["add -A", f"commit -q -m {message}"]
-    for command in commands:
-        subprocess.run(["git", *command.split()], cwd=folder, env=environment, check=True, capture_output=True)
+    run(folder, environment, "git", "add", "-A")
+    run(folder, environment, "git", "commit", "-q", "-m", message)
+
+
+def run(folder: Path, environment: Mapping[str, str], *command: str) -> str:
+    """What a command prints; it must succeed."""
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
 
 
 def model_environment(environment: Mapping[str, str]) -> dict[str, str]:
