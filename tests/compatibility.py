@@ -335,9 +335,7 @@ def _without_byte_specials(tokenizer: Tokenizer, specials: Iterable[str]) -> Tok
 @torch.no_grad()
 def print_tables() -> None:
     """Baichuan's four models, then the other families; every cell is computed here and now."""
-    print(
-        "| model | max logit difference | greedy | ids | chat ids | merged and saved | official W_pack read | ours on W_pack |"
-    )
+    print("| model | max logit difference | greedy | ids | chat ids | merged, saved | W_pack read | ours as W_pack |")
     print("|---|---|---|---|---|---|---|---|")
     for case in BAICHUAN:
         print(f"| {case.name} | {' | '.join(_baichuan_cells(case))} |")
@@ -403,7 +401,7 @@ def _one_step(model: Any, ids: list[int], labels: list[int]) -> str:
     losses = []
     for _ in range(2):
         loss = lora(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
-        losses.append(float(loss))
+        losses.append(loss.item())
         loss.backward()
         optimizer.step()
     return " → ".join(f"{loss:.3f}" for loss in losses)
