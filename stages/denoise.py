@@ -32,25 +32,24 @@ class Ledger:
 
     lines: int
     characters: int
-    turns: dict[tuple[str, int], int]
+    learned_turns: int
     learned_characters: int
+    turns: dict[tuple[str, int], int]
 
     def figures(self, suffix: str) -> dict[str, int]:
         """The figures under names that end in _in or _out."""
-        return {
-            f"lines_{suffix}": self.lines,
-            f"characters_{suffix}": self.characters,
-            f"learned_turns_{suffix}": sum(left > 0 for left in self.turns.values()),
-            f"learned_characters_{suffix}": self.learned_characters,
-        }
+        names = ("lines", "characters", "learned_turns", "learned_characters")
+        return {f"{name}_{suffix}": getattr(self, name) for name in names}
 
     def book(self, spot: Spot, before: str, after: str | None) -> None:
         """One line was changed, or dropped."""
-        lost = len(before) - len(after or "")
-        self.lines -= after is None
+        lost, dropped = len(before) - len(after or ""), after is None
+        self.lines -= dropped
         self.characters -= lost
-        if (spot.dialogue.id, spot.turn) in self.turns:
-            self.turns[spot.dialogue.id, spot.turn] -= after is None
+        if spot.hers:
+            turn = spot.dialogue.id, spot.turn
+            self.turns[turn] -= dropped
+            self.learned_turns -= dropped and self.turns[turn] == 0
             self.learned_characters -= lost
 
 
@@ -60,14 +59,12 @@ def denoise(
     """Clean dialogues of train and validation, the receipts, and the counts; what is held out is not looked at."""
     spots = [spot for dialogue in dialogues if dialogue.split != "test" for spot in spots_of(dialogue, character)]
     raw: Texts = [spot.piece.text for spot in spots]
-    if params.control:
-        texts, receipts, rules = control(spots, raw, params, character)
-    else:
-        texts, receipts, rules = run_rules(params.strategies[params.strategy], spots, raw, params, character)
+    ledger = open_ledger(spots, raw)
+    start = ledger.figures("in")
+    texts, receipts, rules = (control if params.control else run_rules)(spots, raw, params, ledger)
     clean = list(rebuild(spots, texts, params, character))
-    start, end = (open_ledger(spots, some, character) for some in (raw, texts))
-    last = holes(end, clean)
-    report = {"rules": rules, "holes": last, **start.figures("in"), **end.figures("out")}
+    last = holes(ledger, clean)
+    report = {"rules": rules, "holes": last, **start, **ledger.figures("out")}
     return clean, receipts, {**report, **{key: last[key] for key in last if key.endswith("_out")}}
 
 
@@ -84,13 +81,13 @@ def spots_of(dialogue: Dialogue, character: str) -> Iterator[Spot]:
 
 
 def run_rules(
-    names: Iterable[str], spots: list[Spot], texts: Texts, params: DenoiseParams, character: str
+    spots: list[Spot], texts: Texts, params: DenoiseParams, ledger: Ledger
 ) -> tuple[Texts, list[Receipt], dict[str, dict[str, int]]]:
-    """The texts after all named rules, a receipt for every change, and the figures of each rule."""
-    ledger, receipts, figures = open_ledger(spots, texts, character), [], {}
-    for name in names:
+    """The texts after all rules of the strategy, a receipt for every change, and the figures of each rule."""
+    receipts, figures = [], {}
+    for name in params.strategies[params.strategy]:
         before, texts = texts, apply(name, spots, texts, params)
-        own = receipts_of(name, spots, before, texts, ledger, figures)
+        own, figures[name] = book_all(name, spots, before, texts, ledger)
         receipts += own
     return texts, receipts, figures
 
@@ -103,50 +100,43 @@ def apply(name: str, spots: list[Spot], texts: Texts, params: DenoiseParams) -> 
     return [text and (rule(text) or None) for text in texts]
 
 
-def receipts_of(
-    rule: str,
-    spots: list[Spot],
-    before: Texts,
-    after: Texts,
-    ledger: Ledger,
-    figures: dict[str, dict[str, int]],
-) -> list[Receipt]:
-    """What a rule did to each line it touched; the ledger and the rule's figures are brought up to date."""
+def book_all(
+    rule: str, spots: list[Spot], before: Texts, after: Texts, ledger: Ledger
+) -> tuple[list[Receipt], dict[str, int]]:
+    """A receipt for each line that a rule touched, and the rule's figures; the ledger is brought up to date."""
     start, receipts = ledger.figures("in"), []
-    for spot, old, new in zip(spots, before, after, strict=True):
-        if old is not new and old != new:
-            ledger.book(spot, old, new)
-            where = {"file": spot.dialogue.file, "line": spot.piece.line, "speaker": spot.speaker}
-            receipts.append({"rule": rule, **where, "before": old, "after": new})
-    changed = sum(receipt["after"] is not None for receipt in receipts)
-    figures[rule] = {**start, **ledger.figures("out"), "dropped": len(receipts) - changed, "changed": changed}
-    return receipts
+    touched = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old is not new and old != new]
+    for spot, old, new in ((spots[i], before[i], after[i]) for i in touched):
+        ledger.book(spot, old, new)
+        where = {"file": spot.dialogue.file, "line": spot.piece.line, "speaker": spot.speaker}
+        receipts.append({"rule": rule, **where, "before": old, "after": new})
+    changed = sum(after[i] is not None for i in touched)
+    return receipts, {**start, **ledger.figures("out"), "dropped": len(touched) - changed, "changed": changed}
 
 
-def open_ledger(spots: list[Spot], texts: Texts, character: str) -> Ledger:
-    """The figures of the script as the texts have it."""
+def open_ledger(spots: list[Spot], texts: list[str]) -> Ledger:
+    """The figures of the raw script."""
     turns: dict[tuple[str, int], int] = {}
     learned = 0
     for spot, text in zip(spots, texts, strict=True):
         if spot.hers:
-            key = spot.dialogue.id, spot.turn
-            turns[key] = turns.get(key, 0) + (text is not None)
-            learned += len(text or "")
-    left = [text for text in texts if text is not None]
-    return Ledger(len(left), sum(map(len, left)), turns, learned)
+            turn = spot.dialogue.id, spot.turn
+            turns[turn] = turns.get(turn, 0) + 1
+            learned += len(text)
+    return Ledger(len(texts), sum(map(len, texts)), len(turns), learned, turns)
 
 
 # --- the control
 
 
 def control(
-    spots: list[Spot], raw: Texts, params: DenoiseParams, character: str
+    spots: list[Spot], raw: Texts, params: DenoiseParams, ledger: Ledger
 ) -> tuple[Texts, list[Receipt], dict[str, dict[str, int]]]:
     """The raw lines, of which as many of each speaker are dropped by lot as the strategy drops by rule."""
-    cleaned, _, _ = run_rules(params.strategies[params.strategy], spots, raw, params, character)
-    texts, figures = drop_by_lot(spots, raw, cleaned, random.Random(params.seed)), {}
-    receipts = receipts_of("control", spots, raw, texts, open_ledger(spots, raw, character), figures)
-    return texts, receipts, figures
+    cleaned, _, _ = run_rules(spots, raw, params, open_ledger(spots, raw))
+    texts = drop_by_lot(spots, raw, cleaned, random.Random(params.seed))
+    receipts, figures = book_all("control", spots, raw, texts, ledger)
+    return texts, receipts, {"control": figures}
 
 
 def drop_by_lot(spots: list[Spot], raw: Texts, cleaned: Texts, rng: random.Random) -> Texts:
@@ -231,7 +221,7 @@ def holes(left: Ledger, clean: list[Dialogue]) -> dict[str, int]:
     """The turns that lines were left of, and those to learn in the end: joined ones count once, promptless ones not."""
     learned = [turn for dialogue in clean for turn in dialogue.turns if turn.learn]
     return {
-        "learned_turns_in": left.figures("in")["learned_turns_in"],
+        "learned_turns_in": left.learned_turns,
         "learned_turns_out": len(learned),
         "learned_characters_in": left.learned_characters,
         "learned_characters_out": sum(len(piece.text) for turn in learned for piece in turn.lines),

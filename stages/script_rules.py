@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -236,10 +236,11 @@ MARKS = re.compile(r"[\W_]+")
 
 def drop_duplicate_scenes(spots: list[Spot], texts: Texts, params: DenoiseParams) -> Texts:
     """A scene printed again on a second route: only the first of its group stays."""
-    return [text if is_first(spot.dialogue) else None for spot, text in zip(spots, texts, strict=True)]
+    dialogues = {spot.dialogue.id: spot.dialogue for spot in spots}
+    again = {name for name, dialogue in dialogues.items() if not is_first(dialogue)}
+    return [None if spot.dialogue.id in again else text for spot, text in zip(spots, texts, strict=True)]
 
 
-@lru_cache(maxsize=1)
 def is_first(dialogue: Dialogue) -> bool:
     """Whether a dialogue's scene gave its group the name; ids are file#scene.dialogue."""
     scene = dialogue.id.removeprefix(f"{dialogue.file}#").partition(".")[0]

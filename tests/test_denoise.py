@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.denoise import HOLES, check, denoise, run_rules, spots_of
+from stages.denoise import HOLES, check, denoise, open_ledger, run_rules, spots_of
 from stages.params import load_params
 from stages.records import Dialogue, InputError, Piece, Turn, read_dialogues
 from stages.rules import RULES, collapse_filler, is_filler
-from stages.script_rules import SCRIPT_RULES, DenoiseParams, language
+from stages.script_rules import SCRIPT_RULES, DenoiseParams, Spot, Texts, language
 
 ROOT = Path(__file__).parent.parent
 CASES = sorted((ROOT / "tests" / "cases" / "denoise").glob("*.txt"))
@@ -75,8 +75,16 @@ def turns_from(lines: list[tuple[int, str]]) -> tuple[Turn, ...]:
 
 def after_rules(names: list[str], lines: list[str]) -> list[str]:
     spots = [spot for dialogue in dialogues_from(lines) for spot in spots_of(dialogue, "她")]
-    texts, _, _ = run_rules(names, spots, [spot.piece.text for spot in spots], PARAMS, "她")
+    texts, _ = run(names, spots, [spot.piece.text for spot in spots], PARAMS)
     return [f"{spot.speaker}：{text}" for spot, text in zip(spots, texts, strict=True) if text is not None]
+
+
+def run(names: list[str], spots: list[Spot], texts: Texts, params: DenoiseParams) -> tuple[Texts, list[dict]]:
+    """The texts after some rules, and the receipts."""
+    ledger = open_ledger(spots, [spot.piece.text for spot in spots])
+    params = replace(params, strategy="own", strategies={"own": names})
+    texts, receipts, _ = run_rules(spots, texts, params, ledger)
+    return texts, receipts
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if rule_of(c) in RULES], ids=lambda case: case.stem)
@@ -245,7 +253,7 @@ def test_a_word_of_the_work_may_be_taken_off_the_swear_list():
 def test_the_rule_fillers_follows_its_parameter(fillers):
     lines = ["他：说吧。", "她：嗯嗯啊……", "她低下头。"]
     spots = [spot for dialogue in dialogues_from(lines) for spot in spots_of(dialogue, "她")]
-    texts, _, _ = run_rules(["fillers"], spots, [s.piece.text for s in spots], replace(PARAMS, fillers=fillers), "她")
+    texts, _ = run(["fillers"], spots, [spot.piece.text for spot in spots], replace(PARAMS, fillers=fillers))
     assert texts[1] == {"drop": None, "collapse": "嗯……", "describe": "嗯……（低下头）"}[fillers]
 
 
@@ -328,8 +336,8 @@ def test_a_strategy_applied_twice_is_applied_once(dialogues, strategy):
     made = script(*[[("他她"[i % 2], *texts) for i, texts in enumerate(turns)] for turns in dialogues])
     spots = [spot for dialogue in made for spot in spots_of(dialogue, "她")]
     names, params = PARAMS.strategies[strategy], replace(PARAMS, language="zh")
-    once, _, _ = run_rules(names, spots, [spot.piece.text for spot in spots], params, "她")
-    twice, receipts, _ = run_rules(names, spots, once, params, "她")
+    once, _ = run(names, spots, [spot.piece.text for spot in spots], params)
+    twice, receipts = run(names, spots, once, params)
     assert (twice, receipts) == (once, [])
 
 
