@@ -52,8 +52,10 @@ ANY_BYTES = frozenset(
 HALFWIDTH_KANA = re.compile("[\uff61-\uff9f]{2,}")
 NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f\ufffd\ue000-\uf8ff]")
 NOT_ASCII = re.compile("[^\x00-\x7f]")
-SUSPECT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\xff\ufffd\ue000-\uf8ff\uff61-\uff9f]")  # what the checks below look for
-LATIN_LEFTOVERS = re.compile("[\x80-\xff]")
+SUSPECT = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\xa6\xa8-\xaf\xb1-\xb6\xb8-\xd6\xd8-\xff\ufffd\ue000-\uf8ff\uff61-\uff9f]"
+)  # what the checks below look for
+LATIN_LEFTOVERS = re.compile("[\x80-\xa6\xa8-\xaf\xb1-\xb6\xb8-\xd6\xd8-\xff]")  # not § ° · ×, which good text has
 
 
 class BadByte(NamedTuple):

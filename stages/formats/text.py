@@ -14,8 +14,9 @@ Outer quotes that wrap the whole message belong to the form and come off; line b
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 
-from stages.formats.labels import BRACKET, LABELS, Form, clean_name, find_form, nonblank, survey
+from stages.formats.labels import BRACKET, START, Form, clean_name, find_form, labelled, nonblank, survey
 from stages.formats.marks import CHOICE, DATE, FIRST, ITEM, SEPARATOR, TITLE
 from stages.formats.message import Format, Message, Options, Reject
 from stages.formats.quotes import QUOTES, WRAPS, spoken, wrapped
@@ -83,8 +84,7 @@ class Scenes:
     def __init__(self, lines: Iterable[str]) -> None:
         self.title = ""
         self.parts: Counter[str] = Counter({"": 1})  # title -> scenes under it so far
-        separated = any(SEPARATOR.fullmatch(line.strip()) for line in lines if line[:1] in FIRST)
-        self.name = "1" if separated else ""
+        self.name = "1" if any(map(SEPARATOR.fullmatch, lines)) else ""
 
     def mark(self, text: str) -> bool:
         """Open a scene if the line is a mark of one."""
@@ -107,13 +107,15 @@ class Reading:
         self.form = form
         self.split, self.mark, self.other_mark = SPLITS[form.name]
         self.scenes = Scenes(lines)
-        self.glued = any(GAP.search(line) for line in lines if "    " in line or "　　" in line)
         self.choosing = False
 
     def messages(self) -> Iterator[Message | Reject]:
         """One pass; a plain labelled line, which most are, takes the first branch."""
         split, mark, other, names = self.split, self.mark, self.other_mark, self.form.names
-        paragraphs, glued, scene = self.form.paragraphs, self.glued, self.scenes.name
+        paragraphs, scene = self.form.paragraphs, self.scenes.name
+        make = partial(
+            tuple.__new__, Message
+        )  # a Message without the call into Python, of which there would be millions
         plain = {} if paragraphs else {label: name for label, name in names.items() if label not in self.form.manners}
         done, blank = 0, True
         for number, line in enumerate(self.lines, 1):
@@ -124,9 +126,9 @@ class Reading:
                 (name := plain.get(label))
                 and (body := body.strip())
                 and body[0] not in WRAPS
-                and not (glued and GAP.search(body))
+                and not (("  " in body or "　　" in body) and GAP.search(body))
             ):
-                yield Message(number, name, body, "speech", scene)
+                yield make((number, name, body, "speech", scene))
                 continue
             if (found or other in line) and (blank or not paragraphs):
                 label, body = split(line)
@@ -140,7 +142,7 @@ class Reading:
                 yield from self.unlabelled(number, text)
                 scene = self.scenes.name
             elif text:
-                yield Message(number, None, text, "narration", scene)
+                yield make((number, None, text, "narration", scene))
 
     def speech(self, index: int, label: str, body: str) -> Generator[Message | Reject, None, int]:
         """A message that needs a closer look: quoted, glued, in brackets, or with its text below; returns its end."""
@@ -216,8 +218,8 @@ def sniff(text: str) -> float:
     form = find_form(text, Options({}, "", "", frozenset()))
     if form is None:
         return 0.1
-    labelled = sum(label in form.names for label, _ in LABELS[form.name].findall(text))
-    return 0.3 + 0.5 * min(1.0, labelled / max(1, nonblank(text)))
+    lines = sum(count for (label, _), count in labelled(form.name, START + text).items() if label in form.names)
+    return 0.3 + 0.5 * min(1.0, lines / max(1, nonblank(text)))
 
 
 FORMAT = Format("text", (".txt", ".text", ".log", ".md"), sniff, read, survey)
