@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import ahocorasick
 from opencc_purepy import OpenCC
 from ruamel.yaml import YAML
 
 from stages.duplicates import near_duplicate_groups
 from stages.records import Dialogue, Piece
-from stages.rules import HAN, KANA, collapse_filler, is_filler
+from stages.rules import HAN, KANA, LATIN, collapse_filler, is_filler
 
 SWEARS = Path(__file__).with_name("swears.yaml")
 
@@ -104,6 +105,7 @@ LETTERS = {
     "ko": re.compile("[가-힣]"),
     "other": re.compile("[Ͱ-Ͽа-яА-Я\u0590-\u0fff]"),
 }
+SAMPLED = 5000  # lines: enough to tell a language by
 HIRAGANA = re.compile("[ぁ-ゖ]")
 KATAKANA = re.compile("[ァ-ヺｦ-ﾝ]")
 FOREIGN_TO_CHINESE = re.compile("[ぁ-ゖァ-ヺｦ-ﾝ가-힣]|[A-Za-z]{2}")
@@ -146,8 +148,9 @@ def in_gb2312(char: str) -> bool:
 
 
 def script_language(spots: list[Spot], params: DenoiseParams) -> str:
-    """`denoise.language`, or what the raw text's letters say."""
-    return language(spot.piece.text for spot in spots) if params.language == "auto" else params.language
+    """`denoise.language`, or what the letters of some thousand raw lines say."""
+    some = spots[:: len(spots) // SAMPLED + 1]
+    return language(spot.piece.text for spot in some) if params.language == "auto" else params.language
 
 
 def language(texts: Iterable[str]) -> str:
@@ -209,23 +212,26 @@ def _drop_swearing(texts: Texts, tier: str, params: DenoiseParams) -> Texts:
 
 @cache
 def swearing(tier: str, allow: frozenset[str]) -> Callable[[str], bool]:
-    """Whether a line has a word of one tier of stages/swears.yaml; words that merely contain one are passed over."""
+    """Whether a line has a word of one tier of stages/swears.yaml; of words that overlap the first and longest counts,
+    so that one that merely contains a swear word (妈妈的) is passed over."""
     words = YAML(typ="safe", pure=True).load(SWEARS.read_text(encoding="utf-8"))
-    innocent, swears = (any_of(part) for part in (words["innocent"], [w for w in words[tier] if w not in allow]))
-    pattern = re.compile(f"{innocent}|({swears})", re.IGNORECASE)
-    first = frozenset(char for word in words[tier] for char in word[0] + word[0].upper())
+    swears = {word: True for word in words[tier] if word not in allow}
+    finder = ahocorasick.Automaton()
+    for word, is_swear in {**swears, **dict.fromkeys(words["innocent"], False)}.items():
+        finder.add_word(word.lower(), (word, is_swear))
+    finder.make_automaton()
 
     def swears_in(text: str) -> bool:
-        return not first.isdisjoint(text) and any(match[1] for match in pattern.finditer(text))
+        hits = finder.iter_long(text.lower())
+        return any(is_swear and stands_alone(word, text, end + 1) for end, (word, is_swear) in hits)
 
     return swears_in
 
 
-def any_of(words: Iterable[str]) -> str:
-    """A pattern for any of the words, the longest first; Latin ones as whole words."""
-    latin = r"(?<![A-Za-z]){}(?![A-Za-z])"
-    ordered = sorted(words, key=lambda word: (-len(word), word))
-    return "|".join(latin.format(re.escape(word)) if word.isascii() else re.escape(word) for word in ordered) or r"(?!)"
+def stands_alone(word: str, text: str, end: int) -> bool:
+    """Whether a Latin word is a whole one; others are written without spaces."""
+    around = text[max(0, end - len(word) - 1) : end - len(word)] + text[end : end + 1]
+    return not word.isascii() or not LATIN.search(around)
 
 
 # --- duplicates
