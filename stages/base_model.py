@@ -75,7 +75,7 @@ def load_base(
     """
     device = find_device()
     options = {"dtype": find_dtype(dtype, device), "device_map": {"": device}, **_quantization(quantize)}
-    folder = _folder(name, revision, weights=True)
+    folder = find_folder(name, revision=revision)
     try:
         model = _read_model(folder, options)
     except SafetensorError as error:
@@ -86,7 +86,7 @@ def load_base(
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerFast:
     """The tokenizer alone, with a chat template; no weights are fetched or read."""
-    return _tokenizer(name, _folder(name, revision, weights=False))
+    return _tokenizer(name, find_folder(name, revision=revision, weights=False))
 
 
 def lora_targets(model: PreTrainedModel) -> list[str]:
@@ -203,7 +203,7 @@ def default_template(tokenizer: PreTrainedTokenizerFast) -> str:
 # --- where a model lies
 
 
-def _folder(name: str, revision: str | None, *, weights: bool) -> Path:
+def find_folder(name: str, *, revision: str | None = None, weights: bool = True) -> Path:
     """The folder with the model's files; a hub id is fetched first, its weights only if asked for."""
     if name == EMBEDDED:
         return embedded_folder()
