@@ -50,7 +50,7 @@ from stages.figures import (
     sides,
     voices,
 )
-from stages.inference import Character, load_character
+from stages.inference import Character, exact_dtype, in_dtype, load_character, quick_dtype
 from stages.intervals import interval, ratio
 from stages.memorisation import SuffixAutomaton
 from stages.messages import Card, to_messages
@@ -280,8 +280,10 @@ def evaluate(
     """The metrics and the replies."""
     paper = prepare(exam, probes, character, params)
     voice = train_voice(exam.lines, paper.card.character, paper.card.partner)
-    models = {side: ask_model(character, paper, side) for side in ("base", "adapter")}
-    rows = ask_for_replies(character, paper, make_judge(paper, voice, params), params)
+    with in_dtype(character.model, exact_dtype(character.model)):
+        models = {side: ask_model(character, paper, side) for side in ("base", "adapter")}
+    with in_dtype(character.model, quick_dtype(character.model)):
+        rows = ask_for_replies(character, paper, make_judge(paper, voice, params), params)
     numbers = summarise(paper, models, rows, voice, params)
     counts = {
         "test_turns": len(paper.said),
@@ -307,7 +309,8 @@ def provenance(exam: Exam, character: Character, adapter: Path, probes: Path) ->
         "base_model": character.card["base_model"],
         "revision": character.card["revision"],
         "device": character.model.device.type,
-        "dtype": str(character.model.dtype).removeprefix("torch."),
+        "dtype_of_scores": str(exact_dtype(character.model)).removeprefix("torch."),
+        "dtype_of_replies": str(quick_dtype(character.model)).removeprefix("torch."),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

@@ -8,7 +8,7 @@ import random
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stages.attention import masks, new_cache, plain
-from stages.base_model import find_device, load_base
+from stages.base_model import find_device, find_dtype, load_base
 from stages.conversation import encode, stop_ids
 from stages.records import InputError
 from stages.trust import check_adapter
@@ -104,6 +104,33 @@ def load_character(folder: Path | str) -> Character:
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{folder}: expected an adapter for {card['base_model']}, got: {error}") from error
     return Character(model.eval(), tokenizer, card)
+
+
+@contextmanager
+def in_dtype(model: PeftModel, dtype: torch.dtype) -> Iterator[None]:
+    """The base's weights in another precision for a while; the adapter's own stay as they are."""
+    weights = [weight for name, weight in model.named_parameters() if "lora_" not in name]
+    kept = [(weight, weight.data) for weight in weights if weight.is_floating_point() and weight.dtype != dtype]
+    for weight, data in kept:
+        weight.data = data.to(dtype)
+    try:
+        yield
+    finally:
+        for weight, data in kept:
+            weight.data = data
+
+
+def exact_dtype(model: PeftModel) -> torch.dtype:
+    """fp32, in which turns can be compared, where the device has room for it; else the model's own precision."""
+    if model.device.type == "cuda":
+        needed = 4 * sum(weight.numel() for weight in model.parameters())
+        return torch.float32 if torch.cuda.mem_get_info()[0] > 1.5 * needed else model.dtype
+    return torch.float32 if model.device.type == "cpu" else model.dtype
+
+
+def quick_dtype(model: PeftModel) -> torch.dtype:
+    """What the device multiplies fastest: bf16 takes half of fp32's time, and rounds replies a little differently."""
+    return find_dtype("auto", model.device)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
