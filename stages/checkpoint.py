@@ -61,6 +61,14 @@ def newest(folder: Path) -> Path | None:
     return next((path for path in reversed(found) if path.exists()), None)
 
 
+def discard(folder: Path) -> None:
+    """Remove a folder of checkpoints: renamed first, so that no half of it is ever resumed from."""
+    aside = folder.with_suffix(".done")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

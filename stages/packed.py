@@ -114,18 +114,21 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale
     """Attention of the last tokens of key and value, as many as query has, to all before them."""
     (_, heads, new, size), (_, groups, total, _) = query.shape, key.shape
     fold = heads // groups
-    if query.device.type != "cpu" or heads * new * total > MOST_SCORES:
-        key, value = (t[:, :, None].expand(-1, -1, fold, -1, -1).reshape(1, heads, total, size) for t in (key, value))
+    if query.device.type not in ("cpu", "meta") or heads * new * total > MOST_SCORES:
+        key, value = (
+            t[:, :, None].expand(-1, -1, fold, -1, -1).reshape(1, heads, total, t.shape[-1]) for t in (key, value)
+        )
         plain = new == total <= (window or total)
         mask = None if plain else _seen(new, total, window, query.device)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=plain, scale=scale)
-    bias = torch.zeros(new, total, dtype=query.dtype).masked_fill_(~_seen(new, total, window), -torch.inf)
+    seen = _seen(new, total, window, query.device)
+    bias = query.new_zeros(new, total).masked_fill_(~seen, -torch.inf)
     folded = (query * scale).reshape(1, groups, fold * new, size)  # heads that share a key, as rows of one matrix
     scores = (folded @ key.mT).view(1, groups, fold, new, total) + bias
-    return (scores.softmax(-1).view(1, groups, fold * new, total) @ value).view(1, heads, new, size)
+    return (scores.softmax(-1).view(1, groups, fold * new, total) @ value).view(1, heads, new, -1)
 
 
-def _seen(new: int, total: int, window: int | None, device: Any = None) -> Tensor:
+def _seen(new: int, total: int, window: int | None, device: torch.device) -> Tensor:
     """[new, total]: which tokens each of the last `new` attends to."""
     places = torch.arange(total, device=device)
     distance = places[total - new :, None] - places
@@ -190,8 +193,9 @@ def head_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
     """Summed loss of hidden [batch, tokens, width] against labels [batch, tokens]; position i predicts label i + 1."""
     head = model.get_output_embeddings()
     rows = labels[:, 1:] != IGNORE
-    chosen = hidden[:, :-1][rows].to(head.weight.dtype)
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    config = model.config.get_text_config()
+    chosen = hidden[:, :-1][rows].to(head.weight.dtype) / getattr(config, "logits_scaling", 1)
+    cap = getattr(config, "final_logit_softcapping", None)
     return HeadLoss.apply(chosen, head.weight, getattr(head, "bias", None), labels[:, 1:][rows], cap)
 
 

@@ -13,10 +13,12 @@ import sys
 import tempfile
 import time
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from transformers import (
 )
 
 from stages.base_model import find_device, load_base, lora_targets
-from stages.checkpoint import fingerprint, locked, newest, seal
+from stages.checkpoint import discard, fingerprint, locked, newest, seal
 from stages.cli import run
 from stages.conversation import label_ids, split_long
 from stages.packed import IGNORE, Layout, Sample, choose_layout, install
@@ -177,8 +179,15 @@ class Keeper(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Not at an epoch's last step: its evaluation is still to come, and would be missed by who resumes from here.
-        if state.global_step % self.steps_an_epoch and time.monotonic() - self.saved >= SAVE_SECONDS:
+        if self._within(state) and time.monotonic() - self.saved >= SAVE_SECONDS:
             control.should_save = True
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # Not where max_steps ends the last epoch early: the Trainer would go on with that epoch.
+        control.should_save = not state.global_step % self.steps_an_epoch
+
+    def _within(self, state: TrainerState) -> bool:
+        return state.global_step % self.steps_an_epoch != 0 and state.global_step < state.max_steps
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         bits = [entry[BITS] for entry in state.log_history if BITS in entry]
@@ -393,7 +402,7 @@ def advise(supervised: int, params: TrainParams) -> str:
         return "a large text: over-fitting is not expected within a few epochs"
     if params.epochs * params.learning_rate <= 3 * 3e-4 * 1.01:
         return "small texts are at their best after two or three such epochs"
-    return "over-fitting is likely, for small texts are at their best after two or three epochs at 3e-4: see train.patience"
+    return "over-fitting is likely: small texts were at their best after two or three epochs at 3e-4 (train.patience)"
 
 
 def environment(arguments: TrainingArguments, layout: Layout, model: PreTrainedModel) -> dict[str, Any]:
@@ -443,6 +452,8 @@ def check_params(params: TrainParams) -> None:
         raise InputError(f"params.yaml: `train.quantize`: expected none or nf4, got {params.quantize!r}")
     if params.quantize == "nf4" and not torch.cuda.is_available():
         raise InputError("params.yaml: `train.quantize: nf4` needs an NVIDIA GPU, found none\nhint: set it to none")
+    if params.max_steps and params.patience:
+        raise InputError("params.yaml: `train.max_steps` and `train.patience` exclude each other\nhint: set one to 0")
     if sorted(params.decoding) != sorted(DECODING):
         raise InputError(f"params.yaml: `train.decoding`: expected the keys {DECODING}, got {tuple(params.decoding)}")
 
@@ -467,7 +478,7 @@ def train(params: TrainParams, dataset: Path, adapter: Path, curves: Path, check
         if arguments.process_index == 0:
             save_adapter(model, tokenizer, make_card(dataset, params), adapter)
             write_json(checkpoints / "last_run.json", facts)
-            shutil.rmtree(folder)
+            discard(folder)
 
 
 def fit(trainer: DialogueTrainer, curves: Path) -> None:
@@ -496,8 +507,17 @@ def make_card(dataset: Path, params: TrainParams) -> dict[str, Any]:
 
 
 def main() -> None:
+    options = ArgumentParser(prog="python -m stages.train", description="Train the adapter, as params.yaml says.")
+    options.add_argument("--plan", action="store_true", help="train nothing: say what fits and how long it takes")
+    options.add_argument("--base", help="with --plan: another base model than params.yaml's")
+    options.add_argument("--gpu-gb", type=float, help="with --plan: for a GPU of this memory, not for this machine")
+    chosen = options.parse_args()
     be_quiet()
     params = load_params("train", TrainParams)
+    if chosen.plan:
+        # Not a plain import: a plan decides nothing about the adapter, so an edit of it must not train anew.
+        print(import_module("stages.plan").plan(params, chosen.base or params.base_model, chosen.gpu_gb, DATASET))
+        return
     check_params(params)
     train(params, DATASET, ADAPTER, CURVES, Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS)
 

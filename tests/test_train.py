@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -235,6 +236,7 @@ def test_curves_hold_no_times(tmp_path):
     [
         ({"quantize": "int3"}, "expected none or nf4"),
         ({"decoding": {"temperature": 1}}, "train.decoding"),
+        ({"max_steps": 5, "patience": 1}, "exclude each other"),
         pytest.param(
             {"quantize": "nf4"},
             "needs an NVIDIA GPU",
@@ -296,6 +298,14 @@ def unsealed(out):
     return [path for path in out.glob("checkpoints/*/checkpoint-*") if not (path / "sealed").exists()]
 
 
+def kill(process):
+    """Kill it; false if it had ended by itself."""
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL), "it failed by itself"
+    return process.exitcode != 0
+
+
 def kill_in_a_save(process, out, rng):
     """Start it, wait until a new checkpoint is being written, and kill it a moment later; false if it ended before."""
     process.start()
@@ -303,26 +313,22 @@ def kill_in_a_save(process, out, rng):
     while process.is_alive() and not set(unsealed(out)) - before:
         time.sleep(0.0005)
     time.sleep(rng.uniform(0, 0.01))
-    process.kill()
-    process.join()
-    return process.exitcode != 0
+    return kill(process)
 
 
 def kill_after(process, seconds):
     process.start()
     process.join(seconds)
-    process.kill()
-    process.join()
-    return process.exitcode != 0
+    return kill(process)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("patience", [0, 2])
-def test_killed_at_twenty_moments_and_resumed_gives_the_same_bytes(patience, work, params, tmp_path, spawn):
-    params = replace(params, epochs=4, patience=patience)
+@pytest.mark.parametrize("changes", [{}, {"patience": 2}, {"max_steps": 15}], ids=str)
+def test_killed_at_twenty_moments_and_resumed_gives_the_same_bytes(changes, work, params, tmp_path, spawn):
+    params = replace(params, epochs=4, **changes)
     started = time.monotonic()
     finish(spawn(work, params, tmp_path / "whole"))
-    duration, rng, out = time.monotonic() - started, random.Random(patience), tmp_path / "killed"
+    duration, rng, out = time.monotonic() - started, random.Random(str(changes)), tmp_path / "killed"
     kills = torn = ended = 0
     while kills < 20:
         again = spawn(work, params, out)

@@ -1,0 +1,232 @@
+"""What training a base model takes, from its configuration alone: `python -m stages.train --plan` prints it.
+
+In: the train parameters, a base model's name, the data set if there is one. Out: text. The model is built without
+weights, and run without arithmetic, to count the bytes that its backward pass will hold.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from stages import base_model
+from stages.base_model import find_device, find_dtype, load_tokenizer
+from stages.packed import CHUNK_BYTES, IGNORE, PACKED, Sample, pack
+from stages.records import InputError
+from stages.train import TrainParams, add_lora, read_lessons
+
+NF4_BYTES = 0.53  # a weight: half a byte, and the scales of its block
+LORA_BYTES = 16  # a weight: itself, its gradient, two moments, all fp32
+RUNTIME = {"cpu": 0.9e9, "cuda": 0.8e9}  # libraries, allocator, kernels
+SHARE = {2: 0.50, 4: 0.62}  # of the matrix limit that training reached on a CPU, by bytes of a weight
+ASSUMED_GPU_FLOPS = 100e12  # for a GPU that is not here
+ASSUMED_DIALOGUES = 150, 350, 0.25  # samples, tokens each, share supervised: where there is no data set yet
+
+
+class Text(NamedTuple):
+    """An epoch: its samples, longest first, tokens in packed rows, and supervised tokens."""
+
+    samples: list[Sample]
+    tokens: int
+    supervised: int
+
+
+class Way(NamedTuple):
+    """One setting of what saves memory."""
+
+    quantize: str
+    checkpointing: bool
+    accumulation: int
+
+
+def plan(params: TrainParams, base: str, gpu_gb: float | None, dataset: Path) -> str:
+    """The whole answer, ready to print."""
+    device = find_device().type if gpu_gb is None else "cuda"
+    dtype = find_dtype("auto", find_device()) if gpu_gb is None else torch.bfloat16
+    room = gpu_gb * 1e9 if gpu_gb else memory_of(device)
+    model = skeleton(base, params, dtype)
+    text = read_text(base, params, dataset)
+    lines = [
+        describe(base, model),
+        f"text: {len(text.samples)} samples an epoch, {text.tokens:,} tokens in packed rows",
+    ]
+    lines[-1] += f", {text.supervised:,} supervised" + ("" if (dataset / "train.jsonl").exists() else " (assumed)")
+    lines += [f"memory: {room / 1e9:.1f} GB {'on that GPU' if gpu_gb else f'here ({device})'}"]
+    lines += ["", "quantize  gradient_checkpointing  TRAIN_ACCUMULATION  peak GB"]
+    lines += [row(model, text, params, ways, room, device) for ways in settings(params, device)]
+    return "\n".join([*lines, "", expected_time(model, text, params, device, dtype, gpu_gb is not None)])
+
+
+def skeleton(base: str, params: TrainParams, dtype: torch.dtype) -> PeftModel:
+    """The model with its adapter, all shapes and no weights."""
+    folder = base_model._folder(base, params.revision if base == params.base_model else None, weights=False)
+    if base_model._is_baichuan(folder):
+        raise InputError(f"{base}: a plan for Baichuan is not made yet\nhint: its 7B is as large as Llama 2 7B")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+        return add_lora(model, params).to(dtype)
+
+
+def memory_of(device: str) -> float:
+    """Bytes of memory of this machine or its GPU."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_text(base: str, params: TrainParams, dataset: Path) -> Text:
+    """The train split as this base reads it, or one of the usual size."""
+    if (dataset / "train.jsonl").exists():
+        samples = read_lessons(dataset / "train.jsonl", load_tokenizer(base), params.max_length).samples
+    else:
+        count, length, share = ASSUMED_DIALOGUES
+        unlike = [[i, *[0] * (length - 1)] for i in range(count)]
+        samples = [Sample(ids, [IGNORE if i > share * length else 0 for i in range(length)]) for ids in unlike]
+    batches = [samples[i : i + params.batch_size] for i in range(0, len(samples), params.batch_size)]
+    rows = [pack(batch)["labels"] for batch in batches]
+    longest_first = sorted(samples, key=lambda sample: -len(sample.ids))
+    supervised = sum(int((labels != IGNORE).sum()) for labels in rows)
+    return Text(longest_first, sum(labels.numel() for labels in rows), supervised)
+
+
+def describe(base: str, model: PeftModel) -> str:
+    """Sizes, in words."""
+    whole, trained = (sum(w.numel() for n, w in model.named_parameters() if ("lora_" in n) == lora) for lora in (0, 1))
+    sizes = (
+        f"{whole / 1e6:,.0f} M weights, {body(model) / 1e6:,.0f} M of them in layers, {trained / 1e6:.2f} M to train"
+    )
+    return f"{base} ({model.config.model_type}): {sizes}"
+
+
+def body(model: PeftModel) -> int:
+    """Weights of the layers' matrices, without embeddings, head and adapter."""
+    return sum(linear.weight.numel() for name, linear in linears(model) if "lora_" not in name)
+
+
+def linears(model: PeftModel) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers within the body, the adapter's among them."""
+    head = model.get_base_model().get_output_embeddings()
+    named = model.named_modules()
+    return ((name, module) for name, module in named if isinstance(module, nn.Linear) and module is not head)
+
+
+# --- memory
+
+
+def settings(params: TrainParams, device: str) -> Iterator[list[Way]]:
+    """The ways worth a row; in each the accumulations, fewest first."""
+    steps = [n for n in range(1, params.batch_size + 1) if params.batch_size % n == 0]
+    for quantize in ("none", "nf4") if device == "cuda" else ("none",):
+        for checkpointing in (False, True):
+            yield [Way(quantize, checkpointing, n) for n in steps]
+
+
+def row(model: PeftModel, text: Text, params: TrainParams, ways: list[Way], room: float, device: str) -> str:
+    """The fewest accumulation steps that fit, or that none does."""
+    for way in ways:
+        peak = peak_bytes(model, text, params, way, device)
+        if peak <= 0.95 * room:
+            break
+    verdict = "" if peak <= 0.95 * room else "  does not fit"
+    flag = str(way.checkpointing).lower()
+    return f"{way.quantize:<10}{flag:<24}{way.accumulation:<20}{peak / 1e9:.1f}{verdict}"
+
+
+def peak_bytes(model: PeftModel, text: Text, params: TrainParams, way: Way, device: str) -> float:
+    """Weights, optimiser, what the longest row's backward pass holds, the head's buffers."""
+    batch = pack(text.samples[: params.batch_size // way.accumulation])
+    layers = model.config.get_text_config().num_hidden_layers
+    held = activation_bytes(model, batch, fused=device == "cuda")
+    width = model.config.get_text_config().hidden_size * model.dtype.itemsize * batch["labels"].numel()
+    activations = held / layers + layers * width if way.checkpointing else held
+    rounding = 1 + (model.dtype.itemsize == 2) / 2
+    return weight_bytes(model, way) + activations + held / layers + CHUNK_BYTES * rounding + RUNTIME.get(device, 1e9)
+
+
+def weight_bytes(model: PeftModel, way: Way) -> float:
+    """The frozen base, and the adapter with its gradients and moments."""
+    quantized = body(model) if way.quantize == "nf4" else 0
+    trained = sum(w.numel() for name, w in model.named_parameters() if "lora_" in name)
+    frozen = sum(w.numel() for name, w in model.named_parameters() if "lora_" not in name)
+    return (frozen - quantized) * model.dtype.itemsize + quantized * NF4_BYTES + trained * LORA_BYTES
+
+
+def activation_bytes(model: PeftModel, batch: dict[str, Any], *, fused: bool) -> int:
+    """Bytes that autograd keeps of one forward pass of the body, counted on a run without arithmetic."""
+    held: dict[int, int] = {}
+    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            held[storage._cdata] = storage.nbytes()
+        return tensor
+
+    base: PreTrainedModel = model.get_base_model()
+    base.set_attn_implementation("fused" if fused else PACKED.attention)
+    row = {name: batch[name].to("meta") for name in ("input_ids", "position_ids")} | {"lengths": batch["lengths"]}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        base.get_decoder()(use_cache=False, **row)
+    return sum(held.values())
+
+
+class _Fused(torch.autograd.Function):
+    """What a fused attention kernel keeps: its inputs and its output."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output)
+        return output
+
+
+def _fused(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+    return _Fused.apply(query, key, value).transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register("fused", _fused)
+
+
+# --- time
+
+
+def expected_time(
+    model: PeftModel, text: Text, params: TrainParams, device: str, dtype: torch.dtype, elsewhere: bool
+) -> str:
+    """Useful arithmetic over the speed of this device's matrices, or over an assumed one."""
+    head = model.get_base_model().get_output_embeddings().weight.numel()
+    passes = (
+        6 if params.gradient_checkpointing else 4
+    )  # forward and input gradient; frozen weights have none of their own
+    adapter = sum(w.numel() for name, w in model.named_parameters() if "lora_" in name)
+    steps_an_epoch = -(-len(text.samples) // params.batch_size)
+    epochs = params.max_steps / steps_an_epoch if params.max_steps else params.epochs
+    work = epochs * (text.tokens * (passes * body(model) + 6 * adapter) + text.supervised * 4 * head)
+    speed = ASSUMED_GPU_FLOPS if elsewhere else matrix_flops(device, dtype)
+    share = SHARE[dtype.itemsize]
+    seconds = work / speed / share
+    source = "assumed" if elsewhere else "measured just now"
+    time_left = f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
+    return (
+        f"time: about {time_left} of matrix work for {epochs:.4g} epochs ({work / 1e12:,.0f} TFLOP, "
+        f"{share:.0%} of {speed / 1e12:.2f} TFLOP/s, {source})"
+    )
+
+
+def matrix_flops(device: str, dtype: torch.dtype, size: int = 1024) -> float:
+    """Floating-point operations a second of large matrix products here: the median of a few."""
+    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    times = []
+    for _ in range(12):
+        start = time.perf_counter()
+        product = left @ right
+        float(product[0, 0])  # waits for the device
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / sorted(times)[len(times) // 2]
