@@ -214,20 +214,27 @@ def scorecard(rows: Sequence[Row], draws: int, seed: int) -> Numbers:
 
 
 def failed(own: Sequence[Row], rows: Sequence[Row], failure: str, side: str, draws: int, seed: int) -> Numbers:
-    """One cell of the scorecard; `worst` is the index of a row in reports/replies.jsonl."""
-    answered_rows = [row for row in own if row[side] is not None]
-    held_out = [row for row in answered_rows if row["source"] == "held_out"]
-    asked = [row for row in answered_rows if row["kind"] == failure]
-    hits = [row for row in held_out if saw(row[side], failure)] + [row for row in asked if row[side]["provoked"]]
-    every = held_out + asked
-    rate = Ratio([row["scene"] for row in every], [row in hits for row in every], _ones(every))
-    worst = max(hits, key=lambda row: _severity(row[side], failure), default=None)
+    """One cell of the scorecard: `rate` is of held-out turns and the failure's own probes together.
+
+    `worst` is the index of a row in reports/replies.jsonl.
+    """
+    held_out = [row for row in own if row["source"] == "held_out" and row[side] is not None]
+    asked = [row for row in own if row["kind"] == failure and row[side] is not None]
+    unasked = [saw(row[side], failure) for row in held_out]
+    brought_out = [row[side]["provoked"] for row in asked]
+    every, hits = held_out + asked, unasked + brought_out
+    rate = Ratio([row["scene"] for row in every], hits, _ones(every))
+    worst = max(
+        (row for row, hit in zip(every, hits, strict=True) if hit),
+        key=lambda row: _severity(row[side], failure),
+        default=None,
+    )
     return {
         "rate": ratio(rate),
         "low": _bound(rate, "low", draws, seed),
         "high": _bound(rate, "high", draws, seed),
-        "held_out": mean(saw(row[side], failure) for row in held_out),
-        "provoked": mean(row[side]["provoked"] for row in asked) if side != "real" else None,
+        "held_out": mean(unasked),
+        "provoked": mean(brought_out),
         "replies": len(every),
         "worst": next((i for i, row in enumerate(rows) if row is worst), None),
     }
@@ -283,6 +290,20 @@ def compare(ratios: Mapping[str, Mapping[str, Ratio]], rows: Sequence[Row], draw
             only[1] += passed == [False, True]
     table["probes_passed"] = {**table.get("probes_passed", {}), "mcnemar_p": mcnemar(*only)}
     return table
+
+
+def against_real(ratios: Mapping[str, Mapping[str, Ratio]], draws: int, seed: int) -> Numbers:
+    """Adapter minus real lines, greedy and under the chat's decoding: what she would not have done herself."""
+    real = ratios["real"]
+    return {
+        side: {
+            name: _as_numbers(interval([(1, table[name]), (-1, real[name])], draws, seed))
+            for name in real
+            if name in table
+        }
+        for side, table in ratios.items()
+        if side.startswith("adapter")
+    }
 
 
 def controls(base: Mapping[str, Ratio], adapter: Mapping[str, Ratio]) -> dict[str, list[tuple[float, Any]]]:

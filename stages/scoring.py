@@ -7,6 +7,7 @@ The head is applied where a token's probability is wanted, and nowhere else.
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -176,7 +177,7 @@ def log_probabilities(model: Any, hidden: Tensor, labels: Sequence[int]) -> list
     size = max(1, HEAD_BYTES // (4 * head.weight.shape[0]))
     parts = []
     for states, target in zip(hidden.split(size), wanted.split(size), strict=True):
-        logits = head(states).float()
+        logits = head(states / getattr(model.config.get_text_config(), "logits_scaling", 1)).float()
         logits = logits if cap is None else torch.tanh(logits / cap) * cap
         parts.append(logits.gather(1, target[:, None])[:, 0] - torch.logsumexp(logits, -1))
     return torch.cat(parts).tolist() if parts else []
@@ -219,6 +220,7 @@ def _plain(model: Any, ids: Sequence[int], labels: Sequence[int]) -> list[float]
     return values
 
 
+@lru_cache(maxsize=1)
 @torch.inference_mode()
 def packable(model: Any) -> bool:
     """Whether packed rows give this model what plain passes give it; tried on a small tree."""

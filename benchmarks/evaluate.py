@@ -1,0 +1,179 @@
+"""Seconds to score and to answer held-out turns, against the naive loop over the same turns in the same run.
+
+    python -m benchmarks.evaluate              24 turns, their replies, and 12, 24, 48 turns for linearity
+    python -m benchmarks.evaluate 12           another number of turns
+
+The naive loop loads two models, takes one turn at a time, and computes logits at every position; its replies come from
+transformers' own `generate`, one at a time. Scores must agree to 1e-4 nats a token, greedy replies word for word. The
+two ways take turns, so that another process slows both; the best of three counts. Needs a trained models/adapter.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from peft import PeftModel
+
+from stages.base_model import load_base
+from stages.conversation import encode, encode_supervised, label_ids, stop_ids
+from stages.evaluate import ADAPTER, CARD_FIELDS, EXAM
+from stages.exam import HERS, Sheet, core_rule, read_exam, sheets, true_tree
+from stages.inference import Character, greedy, load_character, reply_batch
+from stages.messages import Card, to_messages
+from stages.replies import spread
+from stages.scoring import score
+
+RUNS = 3
+NEW_TOKENS = 24
+REPLIES = 16
+
+Scored = dict[tuple[str, int], float]
+
+
+class Turn(NamedTuple):
+    """A held-out turn of hers: its dialogue's messages up to it."""
+
+    key: tuple[str, int]
+    messages: list[dict[str, Any]]
+
+
+def held_out(character: Character, card: Card) -> tuple[list[Turn], list[Sheet]]:
+    """Her turns of the test split in their dialogues' order, and the dialogues as tokens."""
+    exam = read_exam(EXAM)
+    core = core_rule(exam.lines_of(card.character))
+    found = [(each, sheet) for each in exam.of("test") for sheet in sheets(character.tokenizer, each, card, core)]
+    turns = []
+    for each, sheet in found:
+        plain = [{"role": m["role"], "content": m["content"]} for m in to_messages(each, card)]
+        hers = [asked.said for asked in sheet.asked if asked.said.who == HERS]
+        turns += [Turn((said.dialogue, said.place), plain[: said.place + 1]) for said in hers]
+    return turns, [sheet for _, sheet in found]
+
+
+def packed_scores(character: Character, paper: list[Sheet], wanted: set[tuple[str, int]]) -> list[Scored]:
+    """log p of each wanted turn under base and adapter, the project's way."""
+    used = [sheet for sheet in paper if any((a.said.dialogue, a.said.place) in wanted for a in sheet.asked)]
+    trees = [true_tree(only(sheet, wanted), with_his=False) for sheet in used]
+    model, both = character.model.get_base_model(), []
+    with character.model.disable_adapter():
+        both.append(score(model, trees))
+    both.append(score(model, trees))
+    return [
+        {
+            (said.dialogue, said.place): sum(of.trunk[start:stop])
+            for sheet, of in zip(used, scores, strict=True)
+            for said, start, stop in sheet.asked
+            if (said.dialogue, said.place) in wanted
+        }
+        for scores in both
+    ]
+
+
+def only(sheet: Sheet, wanted: set[tuple[str, int]]) -> Sheet:
+    """The sheet up to its last wanted turn, labels on wanted turns alone."""
+    asked = [one for one in sheet.asked if (one.said.dialogue, one.said.place) in wanted]
+    labels = [-100] * len(sheet.labels)
+    for _, start, stop in asked:
+        labels[start:stop] = sheet.labels[start:stop]
+    end = asked[-1].stop
+    return Sheet(sheet.ids[:end], labels[:end], asked)
+
+
+@torch.inference_mode()
+def naive_scores(models: list[Any], tokenizer: Any, turns: list[Turn]) -> list[Scored]:
+    """The same by one forward pass a turn and model, with all logits."""
+    both: list[Scored] = []
+    for model in models:
+        found = {}
+        for key, messages in turns:
+            ids, supervised = encode_supervised(tokenizer, [{**m, "learn": m is messages[-1]} for m in messages])
+            labels = label_ids(tokenizer, ids, supervised)
+            log_p = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().log_softmax(-1)
+            found[key] = sum(float(log_p[i - 1, label]) for i, label in enumerate(labels) if label != -100)
+        both.append(found)
+    return both
+
+
+@torch.inference_mode()
+def naive_replies(models: list[Any], tokenizer: Any, turns: list[Turn]) -> list[list[str]]:
+    """Greedy replies of both models, one at a time."""
+    both = []
+    for model in models:
+        texts = []
+        for _, messages in turns:
+            ids = torch.tensor([encode(tokenizer, messages[:-1], add_generation_prompt=True)], device=model.device)
+            said = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                eos_token_id=stop_ids(tokenizer),
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            texts.append(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip())
+        both.append(texts)
+    return both
+
+
+def batched_replies(character: Character, turns: list[Turn]) -> list[list[str]]:
+    """The same in batches from one model."""
+    asked = [messages[:-1] for _, messages in turns]
+    return [reply_batch(character, asked, greedy(NEW_TOKENS), use_adapter=use) for use in (False, True)]
+
+
+def race(mine: Callable[[], Any], naive: Callable[[], Any]) -> tuple[float, float, Any, Any]:
+    """Best seconds of each, run in turns, and what they gave."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    results = [None, None]
+    for _ in range(RUNS):
+        for side, way in enumerate((mine, naive)):
+            start = time.perf_counter()
+            results[side] = way()
+            seconds[side].append(time.perf_counter() - start)
+    return min(seconds[0]), min(seconds[1]), *results
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+    character = load_character(Path(ADAPTER))
+    card = Card(**{name: character.card[name] for name in CARD_FIELDS})
+    plain, tokenizer = load_base(character.card["base_model"], revision=character.card["revision"], dtype="fp32")
+    tokenizer.chat_template = character.tokenizer.chat_template
+    second, _ = load_base(character.card["base_model"], revision=character.card["revision"], dtype="fp32")
+    models = [plain, PeftModel.from_pretrained(second, str(ADAPTER)).eval()]
+    every, paper = held_out(character, card)
+    turns = every[:count]
+    wanted = {turn.key for turn in turns}
+
+    fast, slow, mine, naive = race(
+        lambda: packed_scores(character, paper, wanted), lambda: naive_scores(models, tokenizer, turns)
+    )
+    tokens = [len(encode_supervised(tokenizer, turn.messages)[0]) for turn in turns]
+    apart = max(abs(mine[side][key] - naive[side][key]) for side in (0, 1) for key in wanted)
+    print(f"scores   {fast:7.1f} s, naive {slow:7.1f} s: {slow / fast:.1f} times; {len(turns)} turns, two models;")
+    print(f"         apart by at most {apart:.1e} nats a turn (turns see {min(tokens)} to {max(tokens)} tokens)")
+
+    asked = spread(every, min(REPLIES, count))
+    fast, slow, said, expected = race(
+        lambda: batched_replies(character, asked), lambda: naive_replies(models, tokenizer, asked)
+    )
+    equal = sum(
+        a.strip() == b for one, other in zip(said, expected, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    print(f"replies  {fast:7.1f} s, naive {slow:7.1f} s: {slow / fast:.1f} times; {equal} of {2 * len(asked)} equal")
+
+    for size in (count // 2, count, 2 * count):
+        some = {turn.key for turn in every[:size]}
+        start = time.perf_counter()
+        packed_scores(character, paper, some)
+        taken = time.perf_counter() - start
+        print(f"linear   {len(some):4} turns {taken:7.1f} s, {1000 * taken / len(some):6.0f} ms a turn")
+
+
+if __name__ == "__main__":
+    main()
