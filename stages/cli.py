@@ -1,15 +1,35 @@
-"""How every command ends: 0, or 1 with one plain message on stderr."""
+"""How every command ends: 0, or 1 with one plain message on stderr; and with DVC, if DVC is killed."""
 
+import ctypes
+import errno
+import os
+import signal
 import sys
 from collections.abc import Callable
 
 from stages.records import InputError
 
+PARENT_DEATH_SIGNAL = 1  # prctl(2)
+
 
 def run(main: Callable[[], None]) -> None:
-    """Call main() and end the process; an InputError becomes `error: …` and exit status 1."""
+    """Call main() and end the process; an InputError or a full disk becomes `error: …` and exit status 1."""
+    end_with_dvc()
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"error: the disk is full: {error}\nhint: free some and run the same command again", file=sys.stderr)
+        sys.exit(1)
+
+
+def end_with_dvc() -> None:
+    """A stage whose DVC was killed would hold the device, and write into the next run's outputs."""
+    if "DVC_STAGE" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() == 1:  # it was killed before this line
+            os.kill(os.getpid(), signal.SIGKILL)
