@@ -57,7 +57,7 @@ def held_out(character: Character, card: Card) -> tuple[list[Turn], list[Sheet]]
 def packed_scores(character: Character, paper: list[Sheet], wanted: set[tuple[str, int]]) -> list[Scored]:
     """log p of each wanted turn under base and adapter, the project's way."""
     used = [sheet for sheet in paper if any((a.said.dialogue, a.said.place) in wanted for a in sheet.asked)]
-    trees = [true_tree(only(sheet, wanted), with_his=False) for sheet in used]
+    trees = [true_tree(only(sheet, wanted)) for sheet in used]
     model, both = character.model.get_base_model(), []
     with character.model.disable_adapter():
         both.append(score(model, trees))

@@ -6,7 +6,6 @@ where one misses its threshold.
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,17 +20,20 @@ import transformers
 from stages.cli import run
 from stages.exam import (
     HERS,
+    Elsewhere,
     Exam,
+    Lineup,
     Said,
     Sheet,
     choice_tree,
     core_rule,
     distractors,
-    ranking_tree,
+    hers,
+    line_up,
+    put_elsewhere,
     read_exam,
     sheets,
     shuffled_pairs,
-    shuffled_tree,
     true_tree,
     turns,
 )
@@ -60,7 +62,7 @@ from stages.params import load_params
 from stages.probes import Probe, read_probe
 from stages.records import InputError, read_jsonl, write_json, write_jsonl
 from stages.replies import Judge, Plan, Row, answer_all, held_out, probed, row, spread
-from stages.scoring import Scores, score
+from stages.scoring import Branch, Scores, score
 from stages.voice import Voice, auc, train_voice
 
 ADAPTER = Path("models/adapter")
@@ -96,22 +98,29 @@ class Paper:
     card: Card
     probes: list[Probe]
     sheets: list[Sheet]
+    branches: list[list[Branch]]
     said: list[Said]
-    shuffled: list[tuple[Sheet, Sheet]]
-    ranked: list[tuple[Sheet, Any, list[str]]]
+    elsewhere: list[Elsewhere]
+    lineups: list[Lineup]
 
 
 def prepare(exam: Exam, probes: list[Probe], character: Character, params: EvaluateParams) -> Paper:
     """All that will be asked, in tokens."""
     card = Card(**{name: character.card[name] for name in CARD_FIELDS})
     core = core_rule(exam.lines_of(card.character))
-    all_sheets = [sheet for each in exam.dialogues for sheet in sheets(character.tokenizer, each, card, core)]
-    test = [sheet for sheet in all_sheets if sheet.asked and sheet.asked[0].said.split == "test"]
+    paper = [sheet for each in exam.dialogues for sheet in sheets(character.tokenizer, each, card, core)]
     said = [turn for dialogue in exam.of("test") for turn in turns(dialogue, card, core) if turn.who == HERS]
-    asked = [(sheet, one) for sheet in test for one in sheet.asked if one.said.who == HERS]
-    chosen = [(sheet, one, distractors(exam, card, one.said, params.seed)) for sheet, one in asked]
-    ranked = spread([each for each in chosen if len(each[2]) == 9], params.ranked_turns)
-    return Paper(exam, card, probes, all_sheets, said, shuffled_pairs(test), ranked)
+    branches: list[list[Branch]] = [[] for _ in paper]
+    elsewhere = [
+        one
+        for own, other in shuffled_pairs(paper)
+        for one in put_elsewhere(paper[own], paper[other], other, branches[other])
+    ]
+    asked = [(i, one) for i, sheet in enumerate(paper) for one in hers(sheet) if one.said.split == "test"]
+    drawn = [(i, one, distractors(exam, card, one.said, params.seed)) for i, one in asked]
+    full = spread([each for each in drawn if len(each[2]) == 9], params.ranked_turns)
+    lineups = [line_up(character.tokenizer, one, others, i, branches[i]) for i, one, others in full]
+    return Paper(exam, card, probes, paper, branches, said, elsewhere, lineups)
 
 
 # --- scoring
@@ -119,53 +128,40 @@ def prepare(exam: Exam, probes: list[Probe], character: Character, params: Evalu
 
 def ask_model(character: Character, paper: Paper, side: str) -> Model:
     """Everything that one model is asked by teacher forcing."""
-    model, tokenizer = character.model.get_base_model(), character.tokenizer
+    model = character.model.get_base_model()
     chosen = [probe for probe in paper.probes if probe.right and probe.wrong]
-    trees = [
-        *(true_tree(sheet, sheet.asked[0].said.split == "test") for sheet in paper.sheets),
-        *(shuffled_tree(own, other) for own, other in paper.shuffled),
-        *(ranking_tree(tokenizer, sheet, asked, others) for sheet, asked, others in paper.ranked),
-    ]
-    choices = [choice_tree(tokenizer, paper.card, probe) for probe in chosen]
+    trees = [true_tree(*each) for each in zip(paper.sheets, paper.branches, strict=True)]
+    choices = [choice_tree(character.tokenizer, paper.card, probe) for probe in chosen]
     with character.model.disable_adapter() if side == "base" else nullcontext():
         scores = score(model, trees, f"{side}, turns")
         of_choices = score(model, choices, f"{side}, choices")
-    first, second = len(paper.sheets), len(paper.sheets) + len(paper.shuffled)
-    mixed = shuffled_bits(paper.shuffled, scores[first:second])
+    shuffled = {one.said[:4]: -sum(scores[one.sheet].branches[one.branch][:-1]) * BITS for one in paper.elsewhere}
     return Model(
-        [one for sheet, of in zip(paper.sheets, scores[:first], strict=True) for one in turn_scores(sheet, of, mixed)],
-        [rank(*each) for each in zip(paper.ranked, scores[second:], strict=True)],
+        [one for sheet, of in zip(paper.sheets, scores, strict=True) for one in turn_scores(sheet, of, shuffled)],
+        [rank(lineup, scores[lineup.sheet]) for lineup in paper.lineups],
         [choose(*each) for each in zip(chosen, of_choices, strict=True)],
     )
 
 
-def turn_scores(sheet: Sheet, scores: Scores, mixed: dict[tuple[str, int], float]) -> list[Scored]:
+def turn_scores(sheet: Sheet, scores: Scores, shuffled: dict[tuple, float]) -> list[Scored]:
     """Each turn of a sheet with the bits of its text and of its end token."""
     found = []
     for said, start, stop in sheet.asked:
-        if said.who == HERS or said.split == "test":
-            values = [-value * BITS for value in scores.trunk[start:stop]]
-            text, end = (sum(values[:-1]), values[-1]) if said.who == HERS else (sum(values), 0.0)
-            found.append(Scored(said, text, end, mixed.get((said.dialogue, said.place)) if said.who == HERS else None))
+        values = [-value * BITS for value in scores.trunk[start:stop]]
+        if said.who == HERS:
+            found.append(Scored(said, sum(values[:-1]), values[-1], shuffled.get(said[:4])))
+        elif said.split == "test":
+            found.append(Scored(said, sum(values), 0.0))
     return found
 
 
-def shuffled_bits(pairs: Sequence[tuple[Sheet, Sheet]], scores: Sequence[Scores]) -> dict[tuple[str, int], float]:
-    """The bits of each of her turns in another dialogue's place, end token left out."""
-    found = {}
-    for (own, _), of in zip(pairs, scores, strict=True):
-        hers = [asked.said for asked in own.asked if asked.said.who == HERS]
-        for said, values in zip(hers, of.branches, strict=True):
-            found[said.dialogue, said.place] = -sum(values[:-1]) * BITS
-    return found
-
-
-def rank(item: tuple[Sheet, Any, list[str]], scores: Scores) -> Ranked:
+def rank(lineup: Lineup, scores: Scores) -> Ranked:
     """The gold reply's rank by mean log-probability a character; a tie counts against it."""
-    _, asked, others = item
-    texts = (asked.said.text, *others)
-    gold, *rest = (sum(values) / length(text) for values, text in zip(scores.branches, texts, strict=True))
-    return Ranked(asked.said.scene, 1 + sum(value >= gold for value in rest))
+    said, start, stop = lineup.asked
+    gold = sum(scores.trunk[start : stop - 1]) / length(said.text)
+    rest = scores.branches[lineup.first : lineup.first + len(lineup.others)]
+    means = [sum(values) / length(text) for values, text in zip(rest, lineup.others, strict=True)]
+    return Ranked(said.scene, 1 + sum(value >= gold for value in means))
 
 
 def choose(probe: Probe, scores: Scores) -> Chosen:
@@ -293,7 +289,7 @@ def evaluate(
         "test_scenes": len({said.scene for said in paper.said}),
         "probes": len(paper.probes),
         "probe_conversations": sum(len(probe.asks) for probe in paper.probes),
-        "ranked_turns": len(paper.ranked),
+        "ranked_turns": len(paper.lineups),
         "held_out_replies": len(answered([one for one in rows if one["decoding"] == "greedy"], "adapter", "held_out")),
         "chat_replies": len(answered([one for one in rows if one["decoding"] == "chat"], "adapter", "held_out")),
     }

@@ -185,7 +185,7 @@ def _span(tokenizer: Any, messages: Sequence[Message], place: int, text: str) ->
     content = messages[place]["content"]
     before = content[: len(content) - len(text)]
     changed = [*messages[:place], {**messages[place], "content": before + OTHER_WORDS}, *messages[place + 1 :]]
-    ids, others = (encode(tokenizer, _all_learn(each), add_generation_prompt=False) for each in (messages, changed))
+    ids, others = (encode_supervised(tokenizer, _all_learn(each))[0] for each in (messages, changed))
     start = _agreeing(ids, others)
     return start, max(start + 1, len(ids) - _agreeing(ids[:start:-1], others[:start:-1]))
 
@@ -209,43 +209,62 @@ def reply_ids(tokenizer: Any, text: str) -> list[int]:
 # --- what is asked
 
 
-def true_tree(of: Sheet, with_his: bool) -> Tree:
-    """Her turns in their own context; his too where asked."""
+class Elsewhere(NamedTuple):
+    """A turn of hers in the place of another scene's: its answer is branch `branch` of sheet `sheet`."""
+
+    said: Said
+    sheet: int
+    branch: int
+
+
+class Lineup(NamedTuple):
+    """A turn of hers among distractors: branches of its own sheet, from `first` on."""
+
+    asked: Asked
+    sheet: int
+    first: int
+    others: list[str]
+
+
+def true_tree(of: Sheet, branches: Sequence[Branch] = ()) -> Tree:
+    """Her turns in their own context (his too in the test split), and what else is asked within the same dialogue."""
     labels = list(of.labels)
-    for said, start, stop in of.asked if with_his else ():
-        if said.who == HIS:
+    for said, start, stop in of.asked:
+        if said.who == HIS and said.split == "test":
             labels[start:stop] = of.ids[start:stop]
-    return Tree(of.ids, labels)
+    return Tree(of.ids, labels, branches)
 
 
-def shuffled_pairs(all_sheets: Sequence[Sheet]) -> list[tuple[Sheet, Sheet]]:
-    """Each sheet with one of another scene: the next in order of length, so that contexts are of like size."""
-    ordered = sorted((sheet for sheet in all_sheets if _hers(sheet)), key=lambda sheet: len(sheet.ids))
+def shuffled_pairs(all_sheets: Sequence[Sheet]) -> list[tuple[int, int]]:
+    """Each test sheet with one of another scene: the next in order of length, so that contexts are of like size."""
+    usable = [i for i, sheet in enumerate(all_sheets) if hers(sheet) and hers(sheet)[0].said.split == "test"]
+    ordered = sorted(usable, key=lambda i: len(all_sheets[i].ids))
     pairs = []
-    for index, own in enumerate(ordered):
-        around = ordered[index + 1 :] + ordered[:index]
-        other = next((sheet for sheet in around if _scene(sheet) != _scene(own)), None)
+    for rank, own in enumerate(ordered):
+        around = ordered[rank + 1 :] + ordered[:rank]
+        other = next((i for i in around if _scene(all_sheets[i]) != _scene(all_sheets[own])), None)
         if other is not None:
             pairs.append((own, other))
     return pairs
 
 
-def shuffled_tree(own: Sheet, other: Sheet) -> Tree:
+def put_elsewhere(own: Sheet, other: Sheet, sheet: int, branches: list[Branch]) -> Iterator[Elsewhere]:
     """Her turns of one dialogue, each in the place of one of the other: the first in the first's, and so on around."""
-    places = [asked.start for asked in _hers(other)]
-    branches = [
-        Branch(places[i % len(places)], own.ids[asked.start : asked.stop]) for i, asked in enumerate(_hers(own))
-    ]
-    return _untold(other.ids, branches)
+    places = [asked.start for asked in hers(other)]
+    for number, (said, start, stop) in enumerate(hers(own)):
+        branches.append(Branch(places[number % len(places)], own.ids[start:stop]))
+        yield Elsewhere(said, sheet, len(branches) - 1)
 
 
-def _untold(trunk: Sequence[int], branches: Sequence[Branch]) -> Tree:
-    """A tree whose trunk is context only, as long as its branches need it."""
-    trunk = trunk[: max(branch.at for branch in branches)]
-    return Tree(trunk, [IGNORE] * len(trunk), branches)
+def line_up(tokenizer: Any, asked: Asked, others: list[str], sheet: int, branches: list[Branch]) -> Lineup:
+    """The distractors in the gold reply's place."""
+    first = len(branches)
+    branches += [Branch(asked.start, reply_ids(tokenizer, text)) for text in others]
+    return Lineup(asked, sheet, first, others)
 
 
-def _hers(of: Sheet) -> list[Asked]:
+def hers(of: Sheet) -> list[Asked]:
+    """Her turns of a sheet."""
     return [asked for asked in of.asked if asked.said.who == HERS]
 
 
@@ -269,12 +288,6 @@ def distractors(exam: Exam, card: Card, said: Said, seed: int) -> list[str]:
     return chosen + rng.sample(spare, min(missing, len(spare)))
 
 
-def ranking_tree(tokenizer: Any, of: Sheet, asked: Asked, others: Sequence[str]) -> Tree:
-    """The gold reply and the distractors in the same place, the gold first."""
-    branches = [Branch(asked.start, reply_ids(tokenizer, text)) for text in (asked.said.text, *others)]
-    return _untold(of.ids, branches)
-
-
 def choice_tree(tokenizer: Any, card: Card, probe: Probe) -> Tree:
     """What she might say of herself after a probe's first question, the right answer first."""
     persona = Card(card.character, card.partner, probe.user_name or card.user_name, card.persona, card.narration)
@@ -282,7 +295,7 @@ def choice_tree(tokenizer: Any, card: Card, probe: Probe) -> Tree:
     messages = [system_message(persona), {"role": "user", "content": question}]
     prompt = encode(tokenizer, messages, add_generation_prompt=True)
     branches = [Branch(len(prompt), reply_ids(tokenizer, text)) for text in (probe.right, *probe.wrong)]
-    return _untold(prompt, branches)
+    return Tree(prompt, [IGNORE] * len(prompt), branches)
 
 
 def system_message(card: Card) -> Message:

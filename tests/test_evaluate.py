@@ -19,7 +19,20 @@ from stages.evaluate import (
     prepare,
     rank,
 )
-from stages.exam import HERS, HIS, Asked, Said, core_rule, read_exam, reply_ids, sheets, shuffled_pairs, turns, windows
+from stages.exam import (
+    HERS,
+    HIS,
+    Asked,
+    Lineup,
+    Said,
+    core_rule,
+    read_exam,
+    reply_ids,
+    sheets,
+    shuffled_pairs,
+    turns,
+    windows,
+)
 from stages.figures import OF_REPLY, Ranked, of_replies, of_texts, scorecard, voices
 from stages.inference import load_character
 from stages.intervals import ratio
@@ -252,15 +265,28 @@ def test_a_shuffled_context_is_of_another_scene(exam, character):
     of_test = [sheet for each in exam.of("test") for sheet in sheets(character.tokenizer, each, CARD_OF, always)]
     pairs = shuffled_pairs(of_test)
     assert len(pairs) == len(of_test)
-    assert all(own.asked[0].said.scene != other.asked[0].said.scene for own, other in pairs)
+    assert all(of_test[own].asked[0].said.scene != of_test[other].asked[0].said.scene for own, other in pairs)
     assert shuffled_pairs(of_test[:1]) == []
+
+
+def test_a_turn_elsewhere_is_scored_in_that_place(exam, character, probes):
+    paper = prepare(exam, probes, character, PARAMS)
+    found = {one.said[:4]: one.shuffled_bits for one in ask_model(character, paper, "adapter").turns}
+    assert len(paper.elsewhere) == 10
+    for said, sheet, branch in paper.elsewhere:
+        at, ids = paper.branches[sheet][branch]
+        trunk = paper.sheets[sheet].ids[:at]
+        assert character.tokenizer.decode(trunk).endswith("<start_of_turn>model\n")
+        (alone,) = score_plainly(character.model, Tree(trunk, [IGNORE] * at, [Branch(at, ids)])).branches
+        assert found[said[:4]] == pytest.approx(-sum(alone[:-1]) / math.log(2), rel=1e-4)
 
 
 def test_the_gold_reply_is_ranked_by_the_character_and_a_tie_counts_against_it():
     said = Said("d", "scene", "test", 2, HERS, "四个字啊", True)
-    item = (None, Asked(said, 0, 0), ["两字", "四个字的", "一"])
-    scores = Scores([], [[-2.0, -2.0], [-3.0], [-4.0], [-5.0]])  # a character: -1, -1.5, -1, -5
-    assert rank(item, scores) == Ranked("scene", 2)
+    lineup = Lineup(Asked(said, 1, 4), 0, 1, ["两字", "四个字的", "一"])
+    # a character: the gold reply -1 (its end token left out), the others -1.5, -1 and -5
+    scores = Scores([-9.0, -2.0, -2.0, -7.0], [[-0.1], [-3.0], [-4.0], [-5.0]])
+    assert rank(lineup, scores) == Ranked("scene", 2)
 
 
 # --- replies
