@@ -10,7 +10,6 @@ extraction does. Each measurement is a process of its own; the best of three cou
 import gc
 import random
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -95,13 +94,17 @@ def ours(name: str, path: Path, out: Path, params: ExtractParams) -> None:
 
 
 def measure(what: str, name: str, path: Path) -> None:
-    """Print seconds and peak megabytes."""
+    """Print seconds of processor time, which other programs disturb least, and megabytes at the peak."""
     params = replace(load_params("extract", ExtractParams), format=name)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun = time.process_time()
+    begun, before = time.process_time(), memory("VmRSS")
     {"bare": bare, "ours": ours}[what](name, path, path.with_suffix(".out"), params)
-    seconds = time.process_time() - begun
-    print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(time.process_time() - begun, memory("VmHWM") - before)
+
+
+def memory(field: str) -> float:
+    """Megabytes of this process: VmRSS now, VmHWM at the highest (rusage would inherit the parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def best(what: str, name: str, path: Path) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from stages.formats.message import Message, Reject
@@ -25,13 +26,30 @@ class Row(NamedTuple):
     values: Mapping[str, Any]
 
 
+class Present(NamedTuple):
+    """Which of a record's keys hold its names, its text and its scene, the best first."""
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    scenes: tuple[str, ...]
+
+
+@lru_cache
+def present(keys: tuple[str, ...]) -> Present:
+    """The keys that matter; records of a file share few sets of keys."""
+    return Present(*(tuple(key for key in wanted if key in keys) for wanted in (NAMES, TEXTS, SCENES)))
+
+
 def is_message(values: Mapping[str, Any]) -> bool:
-    return any(isinstance(values.get(key), str) for key in TEXTS)
+    return any(isinstance(values[key], str) for key in present(tuple(values)).texts)
 
 
 def messages(rows: Iterable[Row]) -> Iterator[Message | Reject]:
     """The messages of the rows, in order; reads all rows, because some names have prose under them too."""
-    found = [(row.line, _name(row.values), _text(row.values), _first(row.values, SCENES)) for row in rows]
+    found = []
+    for line, values in rows:
+        keys = present(tuple(values))
+        found.append((line, _name(values, keys.names), _first(values, keys.texts), _first(values, keys.scenes)))
     mixed = mixed_names((name, text[0], 1) for _, name, text, _ in found if name and text)
     for line, name, text, scene in found:
         if not text:
@@ -42,26 +60,23 @@ def messages(rows: Iterable[Row]) -> Iterator[Message | Reject]:
             yield Message(line, None, text, "narration", scene)
 
 
-def _name(values: Mapping[str, Any]) -> str:
+def _name(values: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     """The speaker; of several at once, all of them with · between."""
-    for key in NAMES:
-        value = values.get(key)
-        if isinstance(value, list):
-            return "·".join(_clean(part) for part in value if isinstance(part, str) and part.strip())
-        if isinstance(value, str) and value.strip():
-            return _clean(value)
+    for key in keys:
+        if isinstance(values[key], list):
+            return "·".join(_clean(part) for part in values[key] if isinstance(part, str) and part.strip())
+        if name := _first(values, (key,)):
+            return name
     return ""
 
 
-def _text(values: Mapping[str, Any]) -> str:
-    return _first(values, TEXTS)
-
-
-def _first(values: Mapping[str, Any], keys: Iterable[str]) -> str:
-    return next((_clean(value) for key in keys if isinstance(value := values.get(key), str) and value.strip()), "")
+def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    return next((_clean(value) for key in keys if isinstance(value := values[key], str) and value.strip()), "")
 
 
 def _clean(text: str) -> str:
     """Without the engine's indent; lone surrogates, which JSON can spell and UTF-8 cannot, replaced."""
+    if text.isprintable():
+        return text.strip()
     lines = text.replace("\r\n", "\n").replace("\r", "\n").strip().split("\n")
     return SURROGATE.sub("\ufffd", "\n".join(line.strip() for line in lines))

@@ -55,27 +55,26 @@ def _elements(text: str) -> Iterator[tuple[int, Any]]:
     at, line, counted, depth = 0, 1, 0, 0
     while (at := _skip(text, at)) < len(text):
         line, counted = line + text.count("\n", counted, at), at
-        if (text[at] == "[" or (text[at] == "{" and _holds_more(text, at))) and depth < DEEPEST:
-            at, depth = at + 1, depth + 1
-            continue
         try:
-            value, at = DECODER.raw_decode(text, at)
-            if text.startswith(":", _skip(text, at)):  # a key; its value is entered, or it is no message
-                at = _skip(text, _skip(text, at) + 1)
-                at = at if text[at : at + 1] in ("[", "{") else DECODER.raw_decode(text, at)[1]
+            if text[at] == "[" and depth < DEEPEST:
+                at, depth = at + 1, depth + 1
                 continue
+            value, end = DECODER.raw_decode(text, at)
+            if isinstance(value, dict) and _holds_more(value) and depth < DEEPEST:
+                at, depth = at + 1, depth + 1
+            elif text.startswith(":", _skip(text, end)):  # a key; its value is entered, or it is no message
+                at = _skip(text, _skip(text, end) + 1)
+                at = at if text[at : at + 1] in ("[", "{") else DECODER.raw_decode(text, at)[1]
+            else:
+                yield line, value
+                at = end
         except (ValueError, RecursionError) as error:
             yield line, Reject(line, text[at : at + 200], f"expected JSON, got {_why(error)}; the rest is not read")
             return
-        yield line, value
 
 
-def _holds_more(text: str, at: int) -> bool:
+def _holds_more(value: dict[str, Any]) -> bool:
     """Whether an object is no message itself but holds lists or objects."""
-    try:
-        value = DECODER.raw_decode(text, at)[0]
-    except (ValueError, RecursionError):
-        return False
     nested = any(isinstance(part, dict | list) for part in value.values())
     return nested and not fields.is_message({key.lower(): part for key, part in value.items()})
 
