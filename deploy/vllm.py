@@ -41,10 +41,18 @@ def refuse(config: Mapping[str, Any], card: Mapping[str, Any]) -> None:
     if config.get("use_dora") or base == "embedded":
         what = "a DoRA adapter" if config.get("use_dora") else "the embedded base model"
         raise InputError(f"vLLM does not load {what}\nhint: python -m deploy.export merged, then vllm serve its folder")
-    if "baichuan" in base.lower():
+    if is_baichuan(base):
         raise InputError(
             "vLLM keeps Baichuan's W_pack whole\nhint: python -m deploy.export wpack, and serve its folder"
         )
+
+
+def is_baichuan(base: str) -> bool:
+    """Whether q, k and v are one tensor in the published model; a hub id tells by its name."""
+    config = Path(base).expanduser() / "config.json"
+    if config.is_file():
+        return json.loads(config.read_text(encoding="utf-8")).get("model_type") == "baichuan"
+    return "baichuan" in base.lower()
 
 
 def room(rank: int) -> int:

@@ -1,0 +1,125 @@
+"""Take a trained adapter elsewhere: python -m deploy.export merged|gguf|ollama|card|wpack [folder or experiment]
+
+merged   a model of its own that plain transformers and vLLM load
+gguf     the same for llama.cpp and its many fronts
+ollama   that, with a Modelfile
+card     a SillyTavern character card, V2 and V3, JSON and PNG
+wpack    the adapter on Baichuan's fused projection, as vLLM and Baichuan's own code want it
+"""
+
+import argparse
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from deploy.adapters import DEFAULT, find_adapter
+from stages.cli import run
+from stages.lore import Item, read_lore
+from stages.params import PARAMS, read_section
+from stages.records import InputError, read_jsonl
+from stages.trust import CARD, check_adapter, read_object
+
+EXPORTS = Path("exports")
+DATASET = Path("processed/dataset")
+
+Target = Callable[[Path, Path], str]
+
+
+def export_merged(adapter: Path, out: Path) -> str:
+    """The adapter added to its base."""
+    from deploy.merged import merge  # torch takes seconds, and a card needs none
+
+    merge(adapter, out)
+    return f"{out}: AutoModelForCausalLM.from_pretrained loads it, `vllm serve {out}` serves it"
+
+
+def export_gguf(adapter: Path, out: Path) -> str:
+    """The merged model as one file."""
+    file = write_gguf(adapter, out)[0]
+    return f"{file}: llama.cpp, LM Studio, KoboldCpp and text-generation-webui load it"
+
+
+def export_ollama(adapter: Path, out: Path) -> str:
+    """The merged model as one file, and a Modelfile beside it."""
+    from deploy.llama_cpp import modelfile
+
+    file, character = write_gguf(adapter, out)
+    (out / "Modelfile").write_text(modelfile(character, f"./{file.name}"), encoding="utf-8")
+    return f"{out}: ollama create character -f {out}/Modelfile && ollama run character"
+
+
+def export_card(adapter: Path, out: Path) -> str:
+    """The character card, from what the adapter says and, where they are there, its data set and lore."""
+    from deploy.cards import make_cards, write_cards
+
+    check_adapter(adapter)
+    card = read_object(adapter / CARD)
+    own = (DATASET / CARD).is_file() and read_object(DATASET / CARD)["character"] == card["character"]
+    rows = list(read_jsonl(DATASET / "train.jsonl")) if own else []
+    cards = make_cards(card, rows, work_lore() if own else [])
+    write_cards(cards, file_name(card["character"]), out)
+    count = len(cards["v3"]["data"]["character_book"]["entries"])
+    return f"{out}: cards with {count} lore entries; SillyTavern imports the PNG, which is yours to paint over"
+
+
+def export_wpack(adapter: Path, out: Path) -> str:
+    """The adapter with its q, k and v fused."""
+    from deploy.vllm import is_baichuan
+    from stages.baichuan import export_adapter
+
+    check_adapter(adapter)
+    base = read_object(adapter / CARD)["base_model"]
+    if not is_baichuan(base):
+        raise InputError(f"expected an adapter on Baichuan, the only model with a W_pack, got one on {base}")
+    export_adapter(adapter, out)
+    for name in (CARD, "chat_template.jinja"):
+        shutil.copyfile(adapter / name, out / name)
+    return f"{out}: an adapter on W_pack"
+
+
+def write_gguf(adapter: Path, out: Path):
+    """The path of the GGUF file and the merged character."""
+    from deploy.llama_cpp import write_gguf as write
+    from deploy.merged import merge
+
+    merged = EXPORTS / "merged"
+    character = merge(adapter, merged)
+    file = out / f"{file_name(character.card['character'])}.gguf"
+    write(merged, character, file)
+    return file, character
+
+
+def work_lore() -> list[Item]:
+    """The lore of the work in params.yaml; none outside of a repository."""
+    if not PARAMS.is_file():
+        return []
+    return list(read_lore(Path(read_section("format")["work"]) / "lore"))
+
+
+def file_name(character: str) -> str:
+    """A name as a file's."""
+    return re.sub(r'[\\/:*?"<>|\s]+', "_", character)
+
+
+TARGETS: dict[str, Target] = {
+    "merged": export_merged,
+    "gguf": export_gguf,
+    "ollama": export_ollama,
+    "card": export_card,
+    "wpack": export_wpack,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("adapter", nargs="?", default=DEFAULT, help="a folder, or the name of an experiment")
+    parser.add_argument("--out", type=Path, help="default: exports/TARGET")
+    options = parser.parse_args()
+    out = options.out or EXPORTS / options.target
+    print(f"export: {TARGETS[options.target](find_adapter(options.adapter), out)}")
+
+
+if __name__ == "__main__":
+    run(main)

