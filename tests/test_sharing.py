@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from stages.records import read_jsonl
 from stages.trust import check_adapter
 from tests.faults import make_environment
-from tests.pipeline import BASE, commit, make_pipeline, model_environment, run
+from tests.pipeline import BASE, ROOT, commit, make_pipeline, model_environment, run
 from tests.store import Store
 
 pytestmark = pytest.mark.slow
@@ -151,3 +152,52 @@ def test_three_commits_back_lies_the_data_set_of_last_month(share):
     assert tree(reader / "processed" / "dataset") == months[0]
     assert stages_run(share.run(reader, "dvc repro --force format")) == ["extract", "filter", "denoise", "format"]
     assert tree(reader / "processed" / "dataset") == months[0], "made anew, it is the same"
+
+
+# --- the transcript in the README
+
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SECTION = "## Push and pull\n"
+
+
+def transcripts() -> list[str]:
+    """The console blocks of the section, or none while it is not there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return CONSOLE.findall(text.split(SECTION, 1)[1].split("\n## ", 1)[0]) if SECTION in text else []
+
+
+def replay(share: Share, where: Path, block: str) -> tuple[str, str]:
+    """What the README shows and what is really said, numbers and spaces made equal."""
+    real = {
+        "s3://my-bucket/atri": f"s3://{share.store.bucket}/atri",
+        "https://s3.example.org": share.store.endpoint,
+        "https://git.example.org/me/atri.git": str(share.root / "atri.git"),
+    }
+    shown = [line for line in block.splitlines() if not line.startswith("$ export ")]  # the test has its own keys
+    script = [f"echo '{line}'\n{line.removeprefix('$ ')}" for line in shown if line.startswith("$ ")]
+    text = "\n".join(script).replace("\nmake chat", f"\ncp -r {share.mine}/bases . && python -m deploy.chat >/dev/null")
+    for example, place in real.items():
+        text = text.replace(example, place)
+    done = subprocess.run(
+        ["bash", "-ec", text],
+        cwd=where,
+        env=share.environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout
+    for example, place in real.items():
+        said = said.replace(place, example)
+    return tuple(re.sub(r"\s+", " ", re.sub(r"\d[\d,]*", "N", text)).strip() for text in ("\n".join(shown), said))
+
+
+@pytest.mark.skipif(not transcripts(), reason="the README has no section on it yet")
+def test_the_transcript_in_the_readme_is_true(share):
+    (share.root / "atri.git").symlink_to(share.root / "hub.git")
+    mine, friend = transcripts()
+    shown, said = replay(share, share.mine, mine)
+    assert said == shown
+    shown, said = replay(share, share.root, friend)
+    assert said == shown
