@@ -156,13 +156,22 @@ def test_a_cpu_gets_bf16_only_where_it_multiplies_it(flags, expected, monkeypatc
 # --- templates
 
 
-@pytest.mark.parametrize("name", ["Gemma 3", "Qwen2.5", "Yi", "MiniCPM3"])
+@pytest.mark.parametrize("name", ["Qwen2.5", "Yi", "MiniCPM3"])
 def test_a_base_without_a_template_gets_that_of_its_family(name):
     tokenizer = family_tokenizer(BY_NAME[name])
     published = tokenizer.apply_chat_template([*DIALOGUE], tokenize=False)
     tokenizer.chat_template = default_template(tokenizer)
     rendered = tokenizer.apply_chat_template([*DIALOGUE], tokenize=False)
     assert rendered == published[published.index(rendered[:15]) :]
+
+
+def test_a_gemma_that_was_never_tuned_ends_a_reply_with_a_token_it_has_met():
+    tokenizer = family_tokenizer(BY_NAME["Gemma 3"])
+    tokenizer.chat_template = default_template(tokenizer)
+    rendered = tokenizer.apply_chat_template([*DIALOGUE], tokenize=False)
+    for message in DIALOGUE:
+        end = {"assistant": tokenizer.eos_token, "user": "<end_of_turn>", "system": "\n\n"}[message["role"]]
+        assert message["content"] + end in rendered
 
 
 def test_a_base_that_knows_no_turns_gets_words_and_learns_to_stop():
