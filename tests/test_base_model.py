@@ -192,7 +192,8 @@ def test_our_gemma_template_folds_the_system_text_and_refuses_what_gemma_does():
     expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     tokenizer.chat_template = default_template(tokenizer)
     assert tokenizer.chat_template != official
-    assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == expected
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert rendered.replace(tokenizer.eos_token, "<end_of_turn>") == expected
     with pytest.raises(Exception, match="must alternate"):
         tokenizer.apply_chat_template([DIALOGUE[1]], tokenize=False)
 

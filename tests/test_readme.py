@@ -1,9 +1,12 @@
 """The two READMEs say the same, and every command in them exists."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.readme_figures import figures
 
 ROOT = Path(__file__).parent.parent
 ENGLISH, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
@@ -59,3 +62,9 @@ def test_every_parameter_named_in_a_command_exists():
 def test_every_file_named_in_the_readme_exists():
     named = set(re.findall(r"`((?:stages|deploy|tests|raw|benchmarks)/[\w./-]+)`", ENGLISH))
     assert named and [name for name in sorted(named) if "mygame" not in name and not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("chinese", [False, True])
+def test_the_figures_are_those_of_the_committed_metrics(chinese):
+    metrics = json.loads((ROOT / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    assert figures(metrics, chinese) in (CHINESE if chinese else ENGLISH), "run python -m tests.readme_figures"
