@@ -277,7 +277,10 @@ def read_file(file: File, names: Names, options: Options, tally: Tally) -> Itera
         if name is not None:
             tally.speakers[name][kind] += count
     named = sum(count for (written, kind), count in counts.items() if names[written] is not None)
-    tally.files.append(account(file, counts.total(), named, len(tally.rejects) - rejects, used))
+    row = account(file, counts.total(), named, len(tally.rejects) - rejects, used)
+    if unattributed := counts[None, "speech"]:
+        row["unattributed"] = unattributed  # quotations of a novel that nobody could be given
+    tally.files.append(row)
 
 
 def suspect(batch: list[Message | Reject]) -> bool:
@@ -445,6 +448,9 @@ def main() -> None:
         out.writelines(extract(sources, params, tally))
     write_json(REPORT, report(tally))
     write_jsonl(REJECTS, tally.rejects)
+    for row in tally.files:
+        if "note" in row:
+            print(f"extract: {row['file']}: {row['note']}")
     totals = report(tally)["totals"]
     print("extract: {files} files, {messages} messages, {named} of them named, {rejects} rejects".format(**totals))
 

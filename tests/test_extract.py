@@ -181,6 +181,11 @@ def test_a_text_that_names_nobody_says_so() -> None:
     assert "nobody is named" in tally.files[0]["note"]
 
 
+def test_quotations_that_nobody_could_be_given_are_counted() -> None:
+    _, tally = run_folder(ROOT / "tests/cases/extract/prose_zh")
+    assert tally.files[0]["unattributed"] == 2
+
+
 # --- real scripts, where the folder is there
 
 BASE_TEXT = re.compile(r"\[([^\[\]]*)\]\((?:\\.|[^)])*\)")  # WebGAL: [text](ruby or style)
