@@ -53,7 +53,7 @@ from stages.figures import (
     sides,
     voices,
 )
-from stages.inference import Character, exact_dtype, in_dtype, load_character, quick_dtype
+from stages.inference import Character, exact_dtype, in_dtype, load_character
 from stages.intervals import interval, ratio
 from stages.memorisation import SuffixAutomaton
 from stages.messages import Card, to_messages
@@ -280,8 +280,7 @@ def evaluate(
     voice = train_voice(exam.lines, paper.card.character, paper.card.partner)
     with in_dtype(character.model, exact_dtype(character.model)):
         models = {side: ask_model(character, paper, side) for side in ("base", "adapter")}
-    with in_dtype(character.model, quick_dtype(character.model)):
-        rows = ask_for_replies(character, paper, make_judge(paper, voice, params), params)
+    rows = ask_for_replies(character, paper, make_judge(paper, voice, params), params)
     numbers = summarise(paper, models, rows, voice, params)
     counts = {
         "test_turns": len(paper.said),
@@ -308,7 +307,7 @@ def provenance(exam: Exam, character: Character, adapter: Path, probes: Path) ->
         "revision": character.card["revision"],
         "device": character.model.device.type,
         "dtype_of_scores": str(exact_dtype(character.model)).removeprefix("torch."),
-        "dtype_of_replies": str(quick_dtype(character.model)).removeprefix("torch."),
+        "dtype_of_replies": str(character.model.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

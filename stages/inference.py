@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stages.attention import masks, new_cache, plain
-from stages.base_model import find_device, find_dtype, load_base
+from stages.base_model import find_device, load_base
 from stages.conversation import encode, stop_ids
 from stages.records import InputError
 from stages.trust import check_adapter
@@ -91,6 +91,8 @@ class Draft:
 def load_character(folder: Path | str) -> Character:
     """The character of an adapter's folder, in eval mode on the best device; fp32 where there is no GPU.
 
+    On a CPU bf16 pays for large products alone: PyTorch 2.13 prepares one anew for every number of rows, which takes it
+    most of a minute for a vocabulary of 262,144, and a batch shrinks at each step.
     Raises InputError for weights that are not safetensors, and for an adapter that was made for another base.
     """
     folder = Path(folder)
@@ -126,11 +128,6 @@ def exact_dtype(model: PeftModel) -> torch.dtype:
         needed = 4 * sum(weight.numel() for weight in model.parameters())
         return torch.float32 if torch.cuda.mem_get_info()[0] > 1.5 * needed else model.dtype
     return torch.float32 if model.device.type == "cpu" else model.dtype
-
-
-def quick_dtype(model: PeftModel) -> torch.dtype:
-    """What the device multiplies fastest: bf16 takes half of fp32's time, and rounds replies a little differently."""
-    return find_dtype("auto", model.device)
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -4,12 +4,12 @@ Scenes are drawn, not turns: turns of one scene resemble each other, and an inte
 """
 
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from math import comb
 from typing import NamedTuple
 
 import numpy as np
 
-DRAWS_AT_ONCE = 1000
 LEVEL = 95.0
 DETECTABLE = 1.96 + 0.84  # standard errors that a two-sided 5 % test finds with a chance of 80 %
 
@@ -61,13 +61,15 @@ def _resampled(of: Ratio, groups: list[Hashable], draws: int, seed: int) -> np.n
     at = [place[group] for group in of.groups]
     sums = np.zeros((len(groups), 2))
     np.add.at(sums, at, np.column_stack([of.numerators, of.denominators]).astype(float))
+    drawn = _draws(len(groups), draws, seed) @ sums
+    return np.divide(drawn[:, 0], drawn[:, 1], out=np.full(draws, np.nan), where=drawn[:, 1] > 0)
+
+
+@lru_cache(maxsize=32)
+def _draws(groups: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of so many scenes is drawn, [draws, groups]; the same for every figure, so that figures pair."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    parts = []
-    for start in range(0, draws, DRAWS_AT_ONCE):
-        size = min(DRAWS_AT_ONCE, draws - start)
-        drawn = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=size) @ sums
-        parts.append(np.divide(drawn[:, 0], drawn[:, 1], out=np.full(size, np.nan), where=drawn[:, 1] > 0))
-    return np.concatenate(parts)
+    return rng.multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(np.float32)
 
 
 def _interval(estimate: float, samples: np.ndarray) -> Interval:

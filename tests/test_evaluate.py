@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.conversation import stop_ids
 from stages.evaluate import (
     EvaluateParams,
     ask_model,
@@ -159,8 +160,10 @@ def test_every_turn_stands_in_the_tokens_where_it_was_said(exam, character):
         (sheet,) = sheets(tokenizer, each, CARD_OF, always)
         assert [asked.said.place for asked in sheet.asked] == [turn.place for turn in turns(each, CARD_OF, always)]
         for said, start, stop in sheet.asked:
-            words = tokenizer.decode(sheet.ids[start:stop])
-            assert words == (f"{said.text}<end_of_turn>" if said.who == HERS else said.text)
+            if said.who == HERS:
+                stop -= 1
+                assert sheet.labels[stop] in stop_ids(tokenizer)
+            assert tokenizer.decode(sheet.ids[start:stop]) == said.text
             assert (sheet.labels[start] != IGNORE) == (said.who == HERS)
 
 
@@ -450,6 +453,18 @@ def test_the_scorecard_counts_failures_and_points_at_the_worst(exam, probes):
     assert table["swearing"]["greedy"]["adapter"]["held_out"] == 0.5
     assert table["swearing"]["real"]["rate"] == 0.5 and table["swearing"]["real"]["worst"] == 3
     assert table["weapon"]["greedy"]["adapter"]["rate"] == 0
+
+
+def test_a_small_work_without_probes_or_other_speakers_is_evaluated(tmp_path, character):
+    kept = [one for one in exam_rows() if one["part"] == "line" and one["speaker"] != "权藏"][:30]
+    kept += [one for one in exam_rows() if one.get("split") == "test"][1:2]
+    write_jsonl(tmp_path / "exam.jsonl", kept)
+    metrics, found = evaluate(read_exam(tmp_path / "exam.jsonl"), [], character, PARAMS)
+    assert metrics["counts"]["test_scenes"] == 1 and metrics["counts"]["probes"] == 0
+    assert "context_gain" not in metrics["difference"] and "bits_per_character_validation" not in metrics["base"]
+    assert metrics["scorecard"]["weapon"]["greedy"]["adapter"]["provoked"] is None
+    assert metrics["scorecard"]["filler"]["real"]["replies"] == 2
+    assert [one["id"] for one in found if one["decoding"] == "greedy"] == ["a.txt#002.1@2", "a.txt#002.1@4"]
 
 
 # --- the gate
