@@ -3,6 +3,7 @@
 `with Store(folder) as store:` gives `store.endpoint`, `store.bucket`, `store.keys()` for the environment.
 """
 
+import ctypes
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from typing import Any
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from stages.cli import PARENT_DEATH_SIGNAL
 
 PORTS = [f"{part}{kind}" for part in ("s3", "filer", "master", "volume", "admin") for kind in (".port", ".port.grpc")]
 ACCESS = {"owner": ["Admin", "Read", "Write", "List"], "reader": ["Read", "List"]}
@@ -56,6 +59,7 @@ class Store:
                 cwd=self.root,
                 env={**os.environ, "TMPDIR": str(self.root / "tmp")},
                 start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
         end = time.monotonic() + READY_SECONDS
         while not self._is_ready():
@@ -185,6 +189,12 @@ def free_ports(count: int) -> list[int]:
     for door in doors:
         door.close()
     return ports
+
+
+def _die_with_parent() -> None:
+    """A killed test leaves no server behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _identity(user: str) -> dict[str, Any]:
