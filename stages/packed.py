@@ -125,7 +125,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale
     bias = query.new_zeros(new, total).masked_fill_(~seen, -torch.inf)
     folded = (query * scale).reshape(1, groups, fold * new, size)  # heads that share a key, as rows of one matrix
     scores = (folded @ key.mT).view(1, groups, fold, new, total) + bias
-    return (scores.softmax(-1).view(1, groups, fold * new, total) @ value).reshape(1, heads, new, -1)
+    return (scores.softmax(-1).view(1, groups, fold * new, total) @ value).reshape(1, heads, new, value.shape[-1])
 
 
 def _seen(new: int, total: int, window: int | None, device: torch.device) -> Tensor:
