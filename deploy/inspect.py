@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from stages.cli import run
 from stages.extract import ExtractParams, Tally, extract, find_sources, report
 from stages.filter import FilterParams, build_dialogues, plan, summarise
@@ -25,8 +27,8 @@ SHOWN = 12
 def read(source: Path, params: ExtractParams) -> tuple[list[Line], Tally]:
     """The lines of a folder, and what became of each file's."""
     tally = Tally()
-    rows = extract(find_sources(source, tally), replace(params, source=str(source)), tally)
-    return [Line(**row) for row in rows], tally
+    batches = extract(find_sources(source, tally), replace(params, source=str(source)), tally)
+    return [Line(**orjson.loads(row)) for batch in batches for row in batch.splitlines()], tally
 
 
 def suggest_leads(lines: list[Line]) -> tuple[str, str]:

@@ -310,7 +310,7 @@ def test_an_adapter_on_another_base_has_no_w_pack(folder, tmp_path):
 
 
 def test_the_command_explains_every_target():
-    assert deploy.export.__doc__ and [name for name in TARGETS if f"\n    {name} " not in deploy.export.__doc__] == []
+    assert deploy.export.__doc__ and [name for name in TARGETS if f"\n{name} " not in deploy.export.__doc__] == []
 
 
 # --- llama.cpp, on the embedded base
