@@ -39,6 +39,7 @@ from stages.exam import (
 )
 from stages.failures import FAILURES, make_detectors
 from stages.figures import (
+    BOTH,
     Chosen,
     Model,
     Numbers,
@@ -226,16 +227,16 @@ def summarise(
 
 
 def add_texts(numbers: dict[str, Numbers], rows: list[Row], seed: int) -> None:
-    """The figures that are no ratios, on equal budgets of characters."""
-    greedy, chat = ([one for one in rows if one["decoding"] == name] for name in ("greedy", "chat"))
+    """The figures that are no ratios: base, adapter and real lines on one budget of characters, chat on its own."""
+    greedy = [one for one in rows if one["decoding"] == "greedy"]
     real = [reply["text"] for _, reply in answered(greedy, "real", "held_out")]
-    texts = {"real": real}
-    for side in ("base", "adapter"):
-        for name, own in ((side, greedy), (f"{side}_chat", chat)):
-            texts[name] = [reply["text"] for _, reply in answered(own, side, "held_out")]
-    budget = min((characters(of) for of in texts.values() if of), default=0)
-    for name, of in texts.items():
-        numbers[name] |= of_texts(of, real, budget, seed) if of else {}
+    for decoding, suffix in (("greedy", ""), ("chat", "_chat")):
+        own = [one for one in rows if one["decoding"] == decoding]
+        texts = {f"{side}{suffix}": [reply["text"] for _, reply in answered(own, side, "held_out")] for side in BOTH}
+        texts |= {"real": real} if decoding == "greedy" else {}
+        budget = min(characters(of) for of in texts.values())
+        for name, of in texts.items():
+            numbers[name] |= of_texts(of, real, budget, seed) if of else {}
 
 
 def check_voice(paper: Paper, voice: Voice | None, numbers: dict[str, Numbers]) -> Numbers:
@@ -263,7 +264,7 @@ def check_voice(paper: Paper, voice: Voice | None, numbers: dict[str, Numbers]) 
 def by_scene(models: dict[str, Model]) -> list[list[Any]]:
     """[scene, split, core, characters, base bits, adapter bits] of her turns: what another adapter is compared by."""
     sums: dict[tuple[str, str, bool], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
-    for column, side in enumerate(("base", "adapter"), 1):
+    for column, side in enumerate(BOTH, 1):
         for said, bits, *_ in models[side].turns:
             if said.who == HERS:
                 total = sums[said.scene, said.split, said.core]
@@ -279,7 +280,7 @@ def evaluate(
     paper = prepare(exam, probes, character, params)
     voice = train_voice(exam.lines, paper.card.character, paper.card.partner)
     with in_dtype(character.model, exact_dtype(character.model)):
-        models = {side: ask_model(character, paper, side) for side in ("base", "adapter")}
+        models = {side: ask_model(character, paper, side) for side in BOTH}
     rows = ask_for_replies(character, paper, make_judge(paper, voice, params), params)
     numbers = summarise(paper, models, rows, voice, params)
     counts = {
@@ -362,7 +363,7 @@ def main() -> None:
     metrics, rows = evaluate(exam, probes, character, params)
     write_json(METRICS, {**metrics, "provenance": provenance(exam, character, ADAPTER, PROBES)})
     write_jsonl(REPLIES, rows)
-    base, adapter = (metrics[side]["bits_per_character"] for side in ("base", "adapter"))
+    base, adapter = (metrics[side]["bits_per_character"] for side in BOTH)
     print(f"evaluate: bits per character {base:.3f} (base) -> {adapter:.3f} (adapter), {len(rows)} rows of replies")
 
 

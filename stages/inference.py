@@ -37,6 +37,7 @@ BATCH = 32
 BATCH_TOKENS = 16384  # prompt tokens a batch, padding included
 CANDIDATES = 256  # the likeliest tokens that sampling ever looks at
 BLANK = 20  # tokens: how long a reply may put off its first word
+ROUNDS, ROUND_TOKENS, LONGEST_ROUND = 4, 16, 12  # when a greedy reply goes round for good: times, tokens in all, in one
 REPEAT_FREE, REPEAT_BASE = 2, 1.75  # tokens that may be said again, and how fast the price of a longer repeat grows
 
 
@@ -66,6 +67,10 @@ class Decoding:
     repeat_guard: float = 0.8
     seed: int | None = None
 
+    def unguarded(self) -> bool:
+        """Greedy and nothing else: what is said depends on what was said alone."""
+        return self.temperature <= 0 and self.repetition_penalty == 1 and not self.repeat_guard
+
 
 class Reply(NamedTuple):
     """A finished reply, how many tokens it took, and whether it ended by itself."""
@@ -83,6 +88,10 @@ class Draft:
     dice: random.Random
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
+
+    def goes_on(self, character: Character, limit: int) -> bool:
+        """Whether another token is wanted: not ended, not at the limit, not yet speaking for somebody else."""
+        return not self.ended and len(self.tokens) < limit and not spoken(character, self.tokens)[1]
 
 
 # --- loading
@@ -285,12 +294,27 @@ def generate(
             if not draft.ended:
                 draft.tokens.append(token)
         yield
-        alive = [i for i, draft in enumerate(active) if not draft.ended and not turn_is_over(character, draft.tokens)]
+        for draft in active if decoding.unguarded() else ():
+            go_round(draft, decoding.max_new_tokens)
+        alive = [i for i, draft in enumerate(active) if draft.goes_on(character, decoding.max_new_tokens)]
         active = [active[i] for i in alive]
         if not active:
             return
-        if len(active[0].tokens) < decoding.max_new_tokens:
-            state = state.step([tokens[i] for i in alive], alive)
+        state = state.step([tokens[i] for i in alive], alive)
+
+
+def go_round(draft: Draft, limit: int) -> None:
+    """Fill a reply that repeats one sequence for good up to the limit, as it would go on.
+
+    Of 169 such replies of the embedded base and an adapter, written out, none had gone on otherwise.
+    """
+    tokens = draft.tokens
+    for size in range(1, LONGEST_ROUND + 1):
+        needed = max(ROUNDS * size, ROUND_TOKENS)
+        if len(tokens) >= needed and tokens[-needed:-size] == tokens[size - needed :]:
+            while len(tokens) < limit:
+                tokens.append(tokens[-size])
+            return
 
 
 @dataclass
@@ -427,11 +451,6 @@ def markers(character: Character) -> list[str]:
     """What never stands inside a reply: somebody's name and a colon on a new line, as in the script."""
     names = (character.card["partner"], character.card["character"], character.card["user_name"])
     return [f"\n{name}{colon}" for name in dict.fromkeys(names) for colon in ("：", ":")]
-
-
-def turn_is_over(character: Character, tokens: Sequence[int]) -> bool:
-    """Whether the reply has begun to speak for somebody else."""
-    return spoken(character, tokens)[1]
 
 
 def held_back(character: Character, text: str) -> str:

@@ -25,7 +25,7 @@ LETTER = {
 
 HOME_SHARE = 0.02  # of the letters: a script this common in her lines belongs to her language
 WORDS = regex.compile(r"(?:\b[A-Za-z][A-Za-z'’]*\b[ ,.!?;:]*){3,}")  # a name or a model number is no English
-MANY_LATIN = 8  # letters, and more than half of all
+MANY_LATIN = 8  # letters, and over a fifth of all: words of another language strewn in
 FOREIGN_RUN = 2  # letters: the の of a shop sign is no Japanese yet
 DIALECT = regex.compile(
     r"[嘅咗喺哋嘢啲嚟冇佢乜咁嗰]|唔(?=[係系好使知要会會該该])|係(?=[咪唔])"  # Cantonese
@@ -68,9 +68,9 @@ def drift_spans(text: str, at_home: frozenset[str], simplified: bool) -> list[Sp
 
 
 def latin_spans(text: str) -> list[Span]:
-    """Three words in a row, or a text that is Latin for the most part."""
+    """Three words in a row, or so many letters that they are no name or model number."""
     count = letters(text)
-    if count["latin"] >= MANY_LATIN and 2 * count["latin"] > count.total():
+    if count["latin"] >= MANY_LATIN and 5 * count["latin"] > count.total():
         return [match.span() for match in LETTER["latin"].finditer(text)]
     return [match.span() for match in WORDS.finditer(text)]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stages.exam import Said, system_message
-from stages.failures import FAILURES, Detector, provoked
+from stages.failures import FAILURES, Detector, claims, provoked
 from stages.inference import Character, Conversation, Decoding, Reply, greedy, reply_all
 from stages.memorisation import SuffixAutomaton
 from stages.messages import Card, Message
@@ -161,12 +161,23 @@ def side_of(question: Question, replies: list[Reply] | None, judge_of: Judge) ->
 
 
 def verdict_on(probe: Probe, texts: list[str], measured: Row, judge_of: Judge) -> Row:
-    """Whether the probe was passed, whether it brought its failure out, and the stretches that decided it."""
+    """Whether the probe was passed, whether it brought its failure out, and the stretches that decided it.
+
+    `seen` is of the last reply, `seen_before` of the earlier ones, each with the reply's number from 0.
+    """
     verdict = judge(probe, texts)
-    spans = [("claim", span) for span in verdict.claimed] + [("forbidden", span) for span in verdict.forbidden]
-    seen = measured["seen"] + [{"metric": name, "start": a, "end": b} for name, (a, b) in spans]
-    failed = probe.kind in FAILURES and provoked(probe, texts, judge_of.detectors[probe.kind])
-    return {"seen": seen, "passed": verdict.passed, "provoked": failed}
+    detect = judge_of.detectors.get(probe.kind, lambda text: [])
+    claimed = verdict.claimed if probe.expect != "free" else []
+    spans = [("claim", span) for span in claimed] + [("forbidden", span) for span in verdict.forbidden]
+    before = [
+        (number, span) for number, text in enumerate(texts[:-1]) for span in {*claims([probe])(text), *detect(text)}
+    ]
+    return {
+        "seen": measured["seen"] + [{"metric": name, "start": a, "end": b} for name, (a, b) in spans],
+        "seen_before": [{"reply": i, "metric": probe.kind, "start": a, "end": b} for i, (a, b) in sorted(before)],
+        "passed": verdict.passed,
+        "provoked": probe.kind in FAILURES and provoked(probe, texts, detect),
+    }
 
 
 class Plan(NamedTuple):

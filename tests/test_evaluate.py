@@ -15,6 +15,7 @@ from stages.evaluate import (
     ask_model,
     evaluate,
     gate,
+    look_up,
     make_judge,
     misses,
     prepare,
@@ -35,13 +36,15 @@ from stages.exam import (
     windows,
 )
 from stages.figures import OF_REPLY, Ranked, of_replies, of_texts, scorecard, voices
-from stages.inference import load_character
+from stages.inference import Reply, load_character
 from stages.intervals import ratio
 from stages.messages import Card, to_messages
+from stages.params import load_params
 from stages.probes import read_probe
 from stages.records import Dialogue, InputError, Piece, Turn, as_row, write_json, write_jsonl
 from stages.replies import Question, held_out, probed, row, so_far, spread
 from stages.scoring import IGNORE, Branch, Scores, Tree, packable, rows, score, score_plainly, shared_length
+from stages.voice import train_voice
 from tests.characters import CARD, make_adapter, make_base
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -317,8 +320,6 @@ def test_a_choice_is_spread_over_all():
 
 
 def judge_of(exam, probes):
-    from stages.voice import train_voice
-
     paper = type("Paper", (), {"exam": exam, "card": CARD_OF, "probes": probes})
     return make_judge(paper, train_voice(exam.lines, "亚托莉", "夏生"), PARAMS)
 
@@ -432,11 +433,20 @@ def test_an_adapter_that_changes_nothing_shows_no_difference(result, exam, chara
 
 def card_row(text, real, probes, judge):
     """A row of a held-out turn, or of the graphics card probe, in which both models say `text`."""
-    from stages.inference import Reply
-
     said = Said("d.1", "d", "test", 2, HERS, real, True)
     question = Question("q", "d", [], ["嗯？"], said=said) if real else probed(probes, CARD_OF)[0]
     return row(question, "greedy", {side: [Reply(text, 3, True)] for side in ("base", "adapter")}, judge, CARD_OF)
+
+
+def test_a_failure_in_an_earlier_reply_is_shown_where_it_was_said(exam, probes):
+    judge = judge_of(exam, probes)
+    question = probed(probes, CARD_OF)[1]
+    said = {
+        side: [Reply("嗯，我是显卡。", 3, True), Reply("不，我不是显卡。", 3, True)] for side in ("base", "adapter")
+    }
+    adapter = row(question, "greedy", said, judge, CARD_OF)["adapter"]
+    assert adapter["seen"] == [] and not adapter["passed"] and adapter["provoked"]
+    assert adapter["seen_before"] == [{"reply": 0, "metric": "hardware", "start": 3, "end": 6}]
 
 
 def test_the_scorecard_counts_failures_and_points_at_the_worst(exam, probes):
@@ -491,8 +501,5 @@ def test_the_gate_before_an_evaluation_names_the_cure(tmp_path):
 
 
 def test_the_thresholds_of_params_yaml_name_figures_that_exist(result):
-    from stages.evaluate import look_up
-    from stages.params import load_params
-
     params = load_params("evaluate", EvaluateParams, Path(__file__).parent.parent / "params.yaml")
     assert [name for name in (*params.at_most, *params.at_least) if look_up(result[0], name) is None] == []

@@ -1,6 +1,7 @@
 """Replies from a small real model: batches say what single passes say, guards guard, a wrong folder is refused."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -133,6 +134,16 @@ def test_the_guard_breaks_a_loop(character, monkeypatch):
     force(monkeypatch, pair * 40)
     guarded = reply_batch(character, conversations(["好。"]), Decoding(36, 0.0, 1.0, 0, 1.0))[0]
     assert looping.startswith("嗯好嗯好嗯好嗯好") and not guarded.startswith("嗯好嗯好嗯好嗯好")
+
+
+def test_a_reply_that_goes_round_for_good_is_filled_to_the_limit():
+    draft = inference.Draft(0, random.Random(0), [9, 9, *[1, 2, 3] * 5, 1])
+    inference.go_round(draft, 24)
+    assert draft.tokens == [9, 9, *([1, 2, 3] * 8)[:22]] and not draft.ended
+    for tokens in ([1] * 15, [1, 2, 3] * 3, [9] + [1, 2, 3, 4] * 3 + [1, 2, 9], list(range(13)) * 4):
+        draft = inference.Draft(0, random.Random(0), list(tokens))
+        inference.go_round(draft, 99)
+        assert draft.tokens == tokens
 
 
 def test_repeats_are_counted_from_the_end():
