@@ -234,12 +234,12 @@ def choose_layout(model: PreTrainedModel) -> Layout:
     """
     truth = _truth(model)
     for layout in LAYOUTS:
-        if (layout is not PACKED or _packable(model)) and _agrees(model, layout, truth):
+        if (layout is not PACKED or packable(model)) and _agrees(model, layout, truth):
             return layout
     raise ValueError(f"the loss of {type(model).__name__} is not that of its last hidden state and its head")
 
 
-def _packable(model: PreTrainedModel) -> bool:
+def packable(model: PreTrainedModel) -> bool:
     """Attention through the common interface in every layer: no recurrent state, no chunks, no mask of its own."""
     config = model.config.get_text_config()
     layers = getattr(config, "layer_types", None) or PLAIN_LAYERS

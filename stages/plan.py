@@ -4,6 +4,7 @@ In: the train parameters, a base model's name, the data set if there is one. Out
 weights, and run without arithmetic, to count the bytes that its backward pass will hold.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -16,10 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from stages import base_model
-from stages.base_model import find_device, find_dtype, load_tokenizer
-from stages.packed import CHUNK_BYTES, IGNORE, PACKED, Sample, pack
-from stages.records import InputError
+from stages import baichuan
+from stages.base_model import find_device, find_dtype, find_folder, load_tokenizer
+from stages.packed import CHUNK_BYTES, IGNORE, PACKED, Sample, pack, packable, pad
 from stages.train import TrainParams, add_lora, read_lessons
 
 NF4_BYTES = 0.53  # a weight: half a byte, and the scales of its block
@@ -66,12 +66,16 @@ def plan(params: TrainParams, base: str, gpu_gb: float | None, dataset: Path) ->
 
 def skeleton(base: str, params: TrainParams, dtype: torch.dtype) -> PeftModel:
     """The model with its adapter, all shapes and no weights."""
-    folder = base_model._folder(base, params.revision if base == params.base_model else None, weights=False)
-    if base_model._is_baichuan(folder):
-        raise InputError(f"{base}: a plan for Baichuan is not made yet\nhint: its 7B is as large as Llama 2 7B")
+    folder = find_folder(base, revision=params.revision if base == params.base_model else None, weights=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
-        return add_lora(model, params).to(dtype)
+        return add_lora(_bare_model(folder, dtype), params).to(dtype)
+
+
+def _bare_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    if kind == baichuan.MODEL_TYPE:
+        return baichuan.BaichuanForCausalLM(baichuan.read_config(folder)).to(dtype)
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
 
 
 def memory_of(device: str) -> float:
@@ -141,7 +145,8 @@ def row(model: PeftModel, text: Text, params: TrainParams, ways: list[Way], room
 
 def peak_bytes(model: PeftModel, text: Text, params: TrainParams, way: Way, device: str) -> float:
     """Weights, optimiser, what the longest row's backward pass holds, the head's buffers."""
-    batch = pack(text.samples[: params.batch_size // way.accumulation])
+    collate = pack if packable(model.get_base_model()) else pad
+    batch = collate(text.samples[: params.batch_size // way.accumulation])
     layers = model.config.get_text_config().num_hidden_layers
     held = activation_bytes(model, batch, fused=device == "cuda")
     width = model.config.get_text_config().hidden_size * model.dtype.itemsize * batch["labels"].numel()
@@ -170,8 +175,9 @@ def activation_bytes(model: PeftModel, batch: dict[str, Any], *, fused: bool) ->
         return tensor
 
     base: PreTrainedModel = model.get_base_model()
-    base.set_attn_implementation("fused" if fused else PACKED.attention)
-    row = {name: batch[name].to("meta") for name in ("input_ids", "position_ids")} | {"lengths": batch["lengths"]}
+    packed = "fused" if fused else PACKED.attention
+    base.set_attn_implementation(packed if "lengths" in batch else "eager")  # eager keeps more: a cautious plan
+    row = {name: v.to("meta") if isinstance(v, Tensor) else v for name, v in batch.items() if name != "labels"}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         base.get_decoder()(use_cache=False, **row)
     return sum(held.values())

@@ -184,7 +184,7 @@ class Keeper(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Not where max_steps ends the last epoch early: the Trainer would go on with that epoch.
-        control.should_save = not state.global_step % self.steps_an_epoch
+        control.should_save = control.should_save and not state.global_step % self.steps_an_epoch
 
     def _within(self, state: TrainerState) -> bool:
         return state.global_step % self.steps_an_epoch != 0 and state.global_step < state.max_steps

@@ -290,7 +290,7 @@ def spawn():
 
 def finish(process):
     process.start()
-    process.join(60)
+    process.join()
     assert process.exitcode == 0
 
 
@@ -311,7 +311,7 @@ def kill_in_a_save(process, out, rng):
     process.start()
     before = set(unsealed(out))
     while process.is_alive() and not set(unsealed(out)) - before:
-        time.sleep(0.0005)
+        time.sleep(0.002)
     time.sleep(rng.uniform(0, 0.01))
     return kill(process)
 

@@ -1,0 +1,79 @@
+"""The plan counts what a real training step holds, and knows when a GPU is too small."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+from stages.packed import IGNORE, Sample, choose_layout, install, pack
+from stages.params import load_params
+from stages.plan import Text, Way, activation_bytes, peak_bytes, plan, read_text
+from stages.train import TrainParams, add_lora
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # PEFT 0.21 asks by the old name
+
+TINY = LlamaConfig(vocab_size=101, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
+SAMPLES = [Sample([7] * 30 + [i] * 50, [IGNORE] * 40 + [i] * 40) for i in range(8)]
+
+
+@pytest.fixture
+def params():
+    return load_params("train", TrainParams, Path(__file__).parents[1] / "params.yaml")
+
+
+def adapted(params, device):
+    with torch.device(device):
+        return add_lora(AutoModelForCausalLM.from_config(TINY, dtype=torch.float32), params)
+
+
+def held_by_a_real_step(model):
+    """Bytes that autograd keeps of the body's forward pass, the weights aside."""
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    held = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    batch = pack(SAMPLES)
+    labels = batch.pop("labels")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.get_base_model().get_decoder()(use_cache=False, **batch)
+    return sum(size for size, _ in held.values()), labels.numel()
+
+
+def test_the_planned_activations_are_those_of_a_real_step(params):
+    model = adapted(params, "cpu")
+    choose_layout(model.get_base_model())
+    install(model.get_base_model())
+    real, _ = held_by_a_real_step(model)
+    planned = activation_bytes(adapted(params, "meta"), pack(SAMPLES), fused=False)
+    assert planned == pytest.approx(real, rel=0.02)
+
+
+def test_each_way_to_save_memory_saves_some(params):
+    model = adapted(params, "meta")
+    text = Text(SAMPLES, 0, 0)
+    peaks = [
+        peak_bytes(model, text, params, way, "cuda")
+        for way in (Way("none", False, 1), Way("none", False, 4), Way("none", True, 4), Way("nf4", True, 4))
+    ]
+    assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == 4
+
+
+def test_a_plan_is_made_without_weights_and_says_what_does_not_fit(params, tmp_path):
+    TINY.save_pretrained(tmp_path / "base")
+    assert AutoConfig.from_pretrained(tmp_path / "base").hidden_size == 32 and not list(tmp_path.rglob("*.safetensors"))
+    for room, verdict in ((24.0, False), (0.1, True)):
+        said = plan(replace(params, base_model=str(tmp_path / "base")), str(tmp_path / "base"), room, tmp_path)
+        assert ("does not fit" in said) is verdict
+        assert "(assumed)" in said and "nf4" in said
+
+
+def test_without_a_data_set_an_epoch_of_the_usual_size_is_assumed(params, tmp_path):
+    text = read_text("unused", params, tmp_path)
+    assert len(text.samples) == 150 and text.tokens == 150 * 350
