@@ -5,7 +5,9 @@ llama.cpp's own converter, in a folder of its own because it brings another vers
 """
 
 import importlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,9 +18,11 @@ from typing import Any
 import gguf
 import torch
 from gguf.quants import quantize
+from safetensors.torch import save_file
 
+from stages.baichuan import BaichuanForCausalLM
 from stages.base_model import EMBEDDED, EMBEDDED_PARTS
-from stages.conversation import OPTIONS, fill_persona, stop_ids
+from stages.conversation import OPTIONS, controls, fill_persona, stop_ids
 from stages.inference import CONTEXT_TOKENS, Character, markers
 from stages.records import InputError
 
@@ -35,8 +39,37 @@ def write_gguf(merged: Path, character: Character, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if character.card["base_model"] == EMBEDDED:
         rewrite_embedded(character, target)
+    elif isinstance(character.model, BaichuanForCausalLM):
+        with tempfile.TemporaryDirectory() as aside:
+            save_as_llama(character, merged, Path(aside))
+            convert(Path(aside), target)
     else:
         convert(merged, target)
+
+
+def save_as_llama(character: Character, merged: Path, folder: Path) -> None:
+    """Baichuan-7B under the name of what it is, for the converter's own reader of Baichuan recurses without end.
+
+    The converter takes role tokens for text unless the tokenizer's settings name them.
+    """
+    model = character.model
+    if model.config.alibi:
+        raise InputError(
+            "llama.cpp's converter reads no Baichuan-13B\nhint: serve it with vLLM, or train on another base"
+        )
+    config = {**model.config.to_dict(), "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    roles = controls(character.tokenizer).roles
+    whole = {
+        number: {"content": token.content, "special": number in roles}
+        for number, token in character.tokenizer.added_tokens_decoder.items()
+    }
+    settings = {"add_prefix_space": False, "add_bos_token": False, "added_tokens_decoder": whole}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    for name in ("tokenizer.model", "chat_template.jinja"):
+        shutil.copyfile(merged / name, folder / name)
 
 
 def convert(merged: Path, target: Path) -> None:
@@ -81,7 +114,7 @@ def rewrite_embedded(character: Character, target: Path) -> None:
 
 def gemma_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Gemma 3's weights under llama.cpp's names; it stores norms as the factor itself, transformers less one."""
-    names = gguf.get_tensor_map(gguf.MODEL_ARCH.GEMMA3, model.config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, model.config.num_hidden_layers)
     tied = {"lm_head.weight"}  # llama.cpp takes the embeddings for it
     for name, weight in model.state_dict().items():
         if name not in tied:

