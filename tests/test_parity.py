@@ -21,12 +21,6 @@ from tests.learned import CARD, make_character
 
 TEMPLATES = sorted((Path(__file__).parents[1] / "stages" / "templates").glob("*.jinja"))
 OTHERS = ["<|im_start|>", "<|im_end|>", "<end_of_turn>", *(f"<reserved_{n}>" for n in range(102, 108))]
-    "<|im_start|>",
-    "<|im_end|>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    *(f"<reserved_{n}>" for n in range(102, 108)),
-]
 ROUNDS = {
     "plain": [("早上好，亚托莉。", "早上好！"), ("今天吃什么？", "蟹味薯片！\n还有炸豆腐！")],
     "special tokens": [
