@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,19 @@ def seal(checkpoint: Path) -> None:
     _sync(checkpoint)
 
 
+def prune(folder: Path, keep: Collection[str]) -> None:
+    """Remove all checkpoints but those of these names; each loses its seal first, so that no half of it counts."""
+    for path in folder.glob("checkpoint-*"):
+        if path.name not in keep:
+            (path / SEAL).unlink(missing_ok=True)
+            shutil.rmtree(path)
+
+
 def newest(folder: Path) -> Path | None:
     """The sealed checkpoint of the highest step; unsealed ones are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in found:
-        if not (path / SEAL).exists():
-            shutil.rmtree(path)
-    return next((path for path in reversed(found) if path.exists()), None)
+    sealed = [path for path in folder.glob("checkpoint-*") if (path / SEAL).exists()]
+    prune(folder, {path.name for path in sealed})
+    return max(sealed, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def discard(folder: Path) -> None:

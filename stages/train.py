@@ -40,7 +40,7 @@ from transformers import (
 )
 
 from stages.base_model import find_device, load_base, lora_targets
-from stages.checkpoint import discard, fingerprint, locked, newest, seal
+from stages.checkpoint import discard, fingerprint, locked, newest, prune, seal
 from stages.cli import run
 from stages.conversation import label_ids, split_long
 from stages.packed import IGNORE, Layout, Sample, choose_layout, install
@@ -196,8 +196,11 @@ class Keeper(TrainerCallback):
             control.should_training_stop, control.should_save = True, False
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        args.distributed_state.wait_for_everyone()  # each process writes its own random state
         if args.should_save:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            folder, last = Path(args.output_dir), f"checkpoint-{state.global_step}"
+            seal(folder / last)
+            prune(folder, {last, Path(state.best_model_checkpoint or last).name})
         self.saved = time.monotonic()
 
 
@@ -277,7 +280,6 @@ def make_arguments(params: TrainParams) -> TrainingArguments:
         logging_nan_inf_filter=False,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=3,
         load_best_model_at_end=params.patience > 0,
         metric_for_best_model="bits_per_character",
         greater_is_better=False,

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
 import stages.train
-from stages.checkpoint import locked, newest, seal
+from stages.checkpoint import locked, newest, prune, seal
 from stages.params import load_params
 from stages.records import InputError, write_json, write_jsonl
 from stages.train import IGNORE, TrainParams, advise, fill, read_lessons, train, write_curves
@@ -271,7 +271,9 @@ def test_only_a_sealed_checkpoint_counts_and_an_unsealed_one_is_removed(tmp_path
     seal(tmp_path / "checkpoint-9")
     seal(tmp_path / "checkpoint-10")
     assert newest(tmp_path) == tmp_path / "checkpoint-10"
-    assert not (tmp_path / "checkpoint-11").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+    prune(tmp_path, {"checkpoint-9"})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
 
 
 def child(work, params, out):
