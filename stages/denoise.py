@@ -9,14 +9,15 @@ import gc
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import compress, groupby
+from operator import is_not
 from pathlib import Path
 from typing import Any
 
 from stages.cli import run
 from stages.params import leads, load_params
 from stages.records import Dialogue, InputError, Piece, Turn, read_dialogues, write_json, write_jsonl
-from stages.rules import RULES
+from stages.rules import PLAIN, REPAIRS, RULES
 from stages.script_rules import FILLERS, FOREIGN, SCRIPT_RULES, DenoiseParams, Spot, Texts
 
 DIALOGUES = Path("processed/dialogues.jsonl")
@@ -86,27 +87,41 @@ def run_rules(
 ) -> tuple[Texts, list[Receipt], dict[str, dict[str, int]]]:
     """The texts after all rules of the strategy, a receipt for every change, and the figures of each rule."""
     receipts, figures = [], {}
+    odd = [i for i, text in enumerate(texts) if text is not None and not PLAIN.fullmatch(text)]
     for name in params.strategies[params.strategy]:
-        before, texts = texts, apply(name, spots, texts, params)
-        own, figures[name] = book_all(name, spots, before, texts, ledger)
-        receipts += own
+        after = apply(name, spots, texts, params, odd)
+        touched = changed_places(texts, after, odd if name in REPAIRS else None)
+        own, figures[name] = book_all(name, spots, texts, after, touched, ledger)
+        receipts, texts = receipts + own, after
+        odd = odd if name in REPAIRS else sorted({*odd, *touched})
     return texts, receipts, figures
 
 
-def apply(name: str, spots: list[Spot], texts: Texts, params: DenoiseParams) -> Texts:
+def apply(name: str, spots: list[Spot], texts: Texts, params: DenoiseParams, odd: list[int]) -> Texts:
     """One rule over all lines that are still there; a line of which nothing is left is dropped."""
     if name in SCRIPT_RULES:
         return SCRIPT_RULES[name](spots, texts, params)
     rule = RULES[name]
-    return [text and (rule(text) or None) for text in texts]
+    if name not in REPAIRS:
+        return [text and (rule(text) or None) for text in texts]
+    mended = texts.copy()
+    for place in odd:
+        text = texts[place]
+        mended[place] = text and (rule(text) or None)
+    return mended
+
+
+def changed_places(before: Texts, after: Texts, among: list[int] | None = None) -> list[int]:
+    """Where the texts differ; most are the same objects still."""
+    others = compress(range(len(before)), map(is_not, before, after)) if among is None else among
+    return [place for place in others if before[place] != after[place]]
 
 
 def book_all(
-    rule: str, spots: list[Spot], before: Texts, after: Texts, ledger: Ledger
+    rule: str, spots: list[Spot], before: Texts, after: Texts, touched: list[int], ledger: Ledger
 ) -> tuple[list[Receipt], dict[str, int]]:
     """A receipt for each line that a rule touched, and the rule's figures; the ledger is brought up to date."""
     start, receipts = ledger.figures("in"), []
-    touched = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old is not new and old != new]
     for spot, old, new in ((spots[i], before[i], after[i]) for i in touched):
         ledger.book(spot, old, new)
         where = {"file": spot.dialogue.file, "line": spot.piece.line, "speaker": spot.speaker}
@@ -136,7 +151,7 @@ def control(
     """The raw lines, of which as many of each speaker are dropped by lot as the strategy drops by rule."""
     cleaned, _, _ = run_rules(spots, raw, params, open_ledger(spots, raw))
     texts = drop_by_lot(spots, raw, cleaned, random.Random(params.seed))
-    receipts, figures = book_all("control", spots, raw, texts, ledger)
+    receipts, figures = book_all("control", spots, raw, texts, changed_places(raw, texts), ledger)
     return texts, receipts, {"control": figures}
 
 

@@ -5,6 +5,7 @@ Line --filter--> Dialogue(Turn(Piece)) --denoise--> Dialogue --format--> message
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ import orjson
 
 KINDS = ("speech", "thought", "narration", "choice", "direction")
 SPLITS = ("train", "validation", "test")
+
+UNSET = b',"learn":null'  # in a JSON string the quotes would be escaped
 
 Record = TypeVar("Record", "Line", "Dialogue")
 
@@ -67,8 +70,8 @@ class Dialogue:
 
 
 def dump(record: Any) -> bytes:
-    """One JSON object and a newline; keys in field order, text readable."""
-    return orjson.dumps(as_row(record), option=orjson.OPT_APPEND_NEWLINE)
+    """One JSON object and a newline; keys in field order, text readable; `learn` only where denoise has set it."""
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE).replace(UNSET, b"")
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
@@ -122,10 +125,16 @@ def _turn(row: dict[str, Any]) -> Turn:
 
 
 def _build(kind: type[Record], row: dict[str, Any], path: Path) -> Record:
-    wanted = [field.name for field in fields(kind)]
-    if list(row) != wanted:
-        raise InputError(f"{path}: expected the keys {wanted}, got {list(row)}\nhint: `dvc repro` writes it anew")
-    return kind(**row)
+    if tuple(row) != _names(kind):
+        raise InputError(
+            f"{path}: expected the keys {_names(kind)}, got {tuple(row)}\nhint: `dvc repro` writes it anew"
+        )
+    return kind(*row.values())
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def as_row(record: Any) -> Any:

@@ -2,7 +2,8 @@
 
 None drops the line. RULES at the foot is the growing point: add a function there and a case in tests/cases/denoise/.
 Every rule is its own second application: rule(rule(text)) == rule(text). Where a plain `in` test can tell that a line
-is none of a rule's business, it stands before the pattern: most lines are clean.
+is none of a rule's business, it stands before the pattern: most lines are clean. A rule that has nothing to do with
+letters and common marks stands in REPAIRS.
 """
 
 import re
@@ -36,14 +37,14 @@ DIRECTION = re.compile(
     r"（[^（）]{1,30}）|(?<![A-Za-z0-9])\([^()]{1,30}\)|(?<![\w*])\*[^*]{1,30}\*(?![\w*])"
     r"|(?<![A-Za-z0-9])\[[^\[\]]{1,30}\]"
 )
-DOTS = re.compile(r"[…．。·・.]{2,}")
+DOTS = re.compile(r"(?<![…．。·・.])(?!……[^…．。·・.])[…．。·・.]{2,}")
 DASHES = re.compile(r"-{2,}")
 HALF_MARK = re.compile(rf"(?<=[{HAN}{KANA}」』])[,?!;:]+|[,?!;:]+(?=[{HAN}{KANA}])")
 FULL_MARK = str.maketrans(",?!;:", "，？！；：")
+THRICE = re.compile(r"(.)\1\1")
 REPEATS = re.compile(
-    r"([嗯唔呃额啊哦噢喔诶欸哎唉呜哼嘛呀哇咦哟うんあえおはぁぅー])\1{2,}|([哈嘻嘿呵笑w])\2{3,}"
-    r"|([！？!?～~♪♡♥])\3{2,}|([aehmou])\4{3,}",
-    re.IGNORECASE,
+    r"([嗯唔呃额啊哦噢喔诶欸哎唉呜哼嘛呀哇咦哟うんあえおはぁぅー])\1{2,}|([哈嘻嘿呵笑wW])\2{3,}"
+    r"|([！？!?～~♪♡♥])\3{2,}|([aehmouAEHMOU])\4{3,}"
 )
 STUTTER = re.compile(rf"(?:^|(?<=[，。！？…「『“（\s]))([{HAN}ぁ-ゖァ-ヺ])(?:[、…]+\1)*[、…]+(?=\1[{HAN}{KANA}])")
 LATIN_STUTTER = re.compile(r"(?<![\w-])([A-Za-z]|[cstw]h)(?:-\1)*-(\1)(?=[a-z' ,.])", re.IGNORECASE)
@@ -103,7 +104,7 @@ def fix_punctuation(text: str) -> str | None:
 
 def squash_repeats(text: str) -> str | None:
     """嗯嗯嗯嗯 to 嗯嗯, 哈哈哈哈哈 to 哈哈哈, ！！！！ to ！！, Ahhhhh to Ahh."""
-    return REPEATS.sub(lambda run: run[0][: 3 if run[2] else 2], text)
+    return REPEATS.sub(lambda run: run[0][: 3 if run[2] else 2], text) if THRICE.search(text) else text
 
 
 def unstutter(text: str) -> str | None:
@@ -117,7 +118,7 @@ def unstutter(text: str) -> str | None:
 
 def drop_marks_only(text: str) -> str | None:
     """A line without a single letter or digit: ……, ！？."""
-    return text if any(map(str.isalnum, text)) else None
+    return text if text[:1].isalnum() or any(map(str.isalnum, text)) else None
 
 
 def drop_too_short(text: str) -> str | None:
@@ -146,13 +147,16 @@ def collapse_filler(text: str) -> str:
     """A line of fillers as its first one with the pauses around it: 嗯嗯啊······ to 嗯……, ……嗯。 as it is."""
     first = FILLER.search(text)
     before, after = text[: first.start()], text[first.end() :]
-    return f"{_kind_of_pause(before)}{squash_repeats(first[0])}{_kind_of_pause(after)}{LAST_MARKS.search(after)[0]}"
+    word, ends = squash_repeats(first[0]), LAST_MARKS.search(after)[0]
+    return fix_punctuation(f"{_kind_of_pause(before, word)}{word}{_kind_of_pause(after, word)}{ends}")
 
 
-def _kind_of_pause(marks: str) -> str:
-    if "…" in marks or any(dots in marks for dots in ("··", "・・", "。。", "．．")):
+def _kind_of_pause(marks: str, word: str) -> str:
+    if not CJK.search(word) and "..." in marks:
+        return "..."
+    if any(dots in marks for dots in ("…", "··", "・・", "。。", "．．", "..")):
         return "……"
-    return "..." if ".." in marks else "——" if "—" in marks else ""
+    return "——" if "—" in marks else ""
 
 
 def _pause(run: re.Match[str]) -> str:
@@ -178,7 +182,9 @@ def _settled(pattern: re.Pattern[str], text: str) -> str | None:
     return text or None
 
 
-RULES: dict[str, Rule] = {
+# Rules that leave every PLAIN line as it is: most lines are, and need not be shown to them.
+PLAIN = re.compile(rf"[{HAN}{KANA}，！？、]*(?:。[{HAN}{KANA}，！？、]+)*。?")
+REPAIRS: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
         fix_mojibake,
@@ -189,11 +195,10 @@ RULES: dict[str, Rule] = {
         squash_ellipses,
         fix_dashes,
         fix_punctuation,
-        squash_repeats,
-        unstutter,
-        drop_marks_only,
-        drop_too_short,
-        drop_too_long,
         strip_spaces,
     )
+}
+
+RULES: dict[str, Rule] = REPAIRS | {
+    rule.__name__: rule for rule in (squash_repeats, unstutter, drop_marks_only, drop_too_short, drop_too_long)
 }

@@ -6,9 +6,11 @@ the parameters, and gives the new texts in the same order. SCRIPT_RULES at the f
 
 import re
 import unicodedata
-from collections.abc import Callable, Hashable, Iterable
+from bisect import bisect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -206,32 +208,29 @@ def drop_mild_swearing(spots: list[Spot], texts: Texts, params: DenoiseParams) -
 
 
 def _drop_swearing(texts: Texts, tier: str, params: DenoiseParams) -> Texts:
-    swears = swearing(tier, frozenset(params.swear_allow))
-    return [None if text and swears(text) else text for text in texts]
+    whole, ends = "\n".join(text or "" for text in texts), list(accumulate(len(text or "") + 1 for text in texts))
+    swearing = {bisect(ends, place) for place in swear_words(whole, tier, frozenset(params.swear_allow))}
+    return [None if place in swearing else text for place, text in enumerate(texts)] if swearing else texts
 
 
-@cache
-def swearing(tier: str, allow: frozenset[str]) -> Callable[[str], bool]:
-    """Whether a line has a word of one tier of stages/swears.yaml; of words that overlap the first and longest counts,
-    so that one that merely contains a swear word (妈妈的) is passed over."""
+def swear_words(text: str, tier: str, allow: frozenset[str] = frozenset()) -> list[int]:
+    """Where the words of one tier of stages/swears.yaml end; of words that overlap the first and longest counts, so
+    that one that merely contains a swear word (妈妈的) is passed over."""
     words = YAML(typ="safe", pure=True).load(SWEARS.read_text(encoding="utf-8"))
     swears = {word: True for word in words[tier] if word not in allow}
     finder = ahocorasick.Automaton()
     for word, is_swear in {**swears, **dict.fromkeys(words["innocent"], False)}.items():
-        finder.add_word(word.lower(), (word, is_swear))
+        for written in (word, word.capitalize(), word.upper()):
+            finder.add_word(written, (word, is_swear))
     finder.make_automaton()
-
-    def swears_in(text: str) -> bool:
-        hits = finder.iter_long(text.lower())
-        return any(is_swear and stands_alone(word, text, end + 1) for end, (word, is_swear) in hits)
-
-    return swears_in
+    hits = finder.iter_long(text)
+    return [end for end, (word, is_swear) in hits if is_swear and stands_alone(word, text, end + 1)]
 
 
 def stands_alone(word: str, text: str, end: int) -> bool:
     """Whether a Latin word is a whole one; others are written without spaces."""
-    around = text[max(0, end - len(word) - 1) : end - len(word)] + text[end : end + 1]
-    return not word.isascii() or not LATIN.search(around)
+    start = end - len(word)
+    return not word.isascii() or not LATIN.search(text[max(0, start - 1) : start] + text[end : end + 1])
 
 
 # --- duplicates
@@ -266,11 +265,14 @@ def drop_duplicate_dialogues(spots: list[Spot], texts: Texts, params: DenoisePar
 
 def drop_duplicate_lines(spots: list[Spot], texts: Texts, params: DenoiseParams) -> Texts:
     """A line of 8 characters or more that the same speaker said before, to the letter."""
-    seen: set[Hashable] = set()
-    return [
-        text if text is None or len(text) < SHORT or _is_new(seen, (spot.speaker, text)) else None
-        for spot, text in zip(spots, texts, strict=True)
-    ]
+    seen: set[tuple[str, str]] = set()
+    kept = list(texts)
+    for place, (spot, text) in enumerate(zip(spots, texts, strict=True)):
+        if text is not None and len(text) >= SHORT:
+            if (spot.speaker, text) in seen:
+                kept[place] = None
+            seen.add((spot.speaker, text))
+    return kept
 
 
 def drop_near_duplicate_lines(spots: list[Spot], texts: Texts, params: DenoiseParams) -> Texts:
@@ -288,12 +290,6 @@ def comparison_key(text: str) -> str:
 def _long(text: str | None) -> str:
     key = comparison_key(text) if text and len(text) >= SHORT else ""
     return key if len(key) >= SHORT else ""
-
-
-def _is_new(seen: set[Hashable], key: Hashable) -> bool:
-    new = key not in seen
-    seen.add(key)
-    return new
 
 
 # --- the tables

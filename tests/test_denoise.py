@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from stages.denoise import HOLES, check, denoise, open_ledger, run_rules, spots_of
 from stages.params import load_params
 from stages.records import Dialogue, InputError, Piece, Turn, read_dialogues
-from stages.rules import RULES, collapse_filler, is_filler
+from stages.rules import PLAIN, REPAIRS, RULES, collapse_filler, is_filler
 from stages.script_rules import SCRIPT_RULES, DenoiseParams, Spot, Texts, language
 
 ROOT = Path(__file__).parent.parent
@@ -127,6 +127,13 @@ TEXT = st.text("我不是好嗯啊呜哈あーんうそアHhMmWwt·…。．・.
 def test_a_line_rule_applied_twice_is_applied_once(name, text):
     once = RULES[name](text)
     assert once is None or RULES[name](once) in ((once,) if once else ("", None))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.from_regex(PLAIN, fullmatch=True))
+@pytest.mark.parametrize("name", REPAIRS)
+def test_a_repair_has_nothing_to_do_with_a_plain_line(name, text):
+    assert not text or REPAIRS[name](text) == text
 
 
 @settings(max_examples=400, deadline=None)
