@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import AutoConfig, GenerationConfig
 
 from stages.baichuan import BaichuanForCausalLM, save_model
-from stages.base_model import EMBEDDED
+from stages.base_model import find_folder
 from stages.conversation import stop_ids
 from stages.inference import CARD, TEMPLATE, Character, load_character
 
@@ -24,12 +23,13 @@ def merge(folder: Path, target: Path) -> Character:
     character = load_character(folder)
     card = character.card
     model = character.model.merge_and_unload()
+    base = find_folder(card["base_model"], revision=card["revision"], weights=True)
     target.mkdir(parents=True, exist_ok=True)
     if isinstance(model, BaichuanForCausalLM):
-        save_model(model, target, base_folder(card))
+        save_model(model, target, base)
     else:
         model.generation_config = generation(character.tokenizer, card["decoding"])
-        model.to(stored_dtype(card)).save_pretrained(target)
+        model.to(stored_dtype(base)).save_pretrained(target)
         character.tokenizer.save_pretrained(target)
     (target / TEMPLATE).write_text(character.tokenizer.chat_template, encoding="utf-8")
     shutil.copyfile(folder / CARD, target / CARD)
@@ -51,17 +51,6 @@ def generation(tokenizer: Any, decoding: Mapping[str, Any]) -> GenerationConfig:
     )
 
 
-def stored_dtype(card: Mapping[str, Any]) -> torch.dtype:
-    """The precision of the base's own files."""
-    if card["base_model"] == EMBEDDED:
-        return torch.bfloat16
-    config = AutoConfig.from_pretrained(card["base_model"], revision=card["revision"], trust_remote_code=False)
-    return config.dtype or torch.float32
-
-
-def base_folder(card: Mapping[str, Any]) -> Path:
-    """Where the base lies, which is on this machine by now."""
-    local = Path(card["base_model"]).expanduser()
-    if local.is_dir():
-        return local
-    return Path(snapshot_download(card["base_model"], revision=card["revision"], local_files_only=True))
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The precision of a model's own files."""
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype or torch.float32
