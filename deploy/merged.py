@@ -31,6 +31,8 @@ def merge(folder: Path, target: Path) -> Character:
         model.generation_config = generation(character.tokenizer, card["decoding"])
         model.to(stored_dtype(base)).save_pretrained(target)
         character.tokenizer.save_pretrained(target)
+        if (base / "tokenizer.model").is_file():  # llama.cpp's converter wants the scores in it
+            shutil.copyfile(base / "tokenizer.model", target / "tokenizer.model")
     (target / TEMPLATE).write_text(character.tokenizer.chat_template, encoding="utf-8")
     shutil.copyfile(folder / CARD, target / CARD)
     return Character(model, character.tokenizer, card)
