@@ -4,9 +4,10 @@
     python -m benchmarks.denoise --datasketch PYTHON   and near duplicates against datasketch 2.0
     python -m benchmarks.denoise --data-juicer FOLDER  and the whole against py-data-juicer 1.6.1, by its dj-process
 
-PYTHON is the interpreter of a virtual environment with datasketch, FOLDER the bin/ of one with py-data-juicer. The text
-is made of the sample's lines (`dvc repro extract`): half their characters changed, one line in ten an exact and one in
-ten a near copy. Every measurement is a process of its own, rounds are interleaved, the best of each counts.
+PYTHON is the interpreter of a virtual environment with datasketch, FOLDER the bin/ of one with py-data-juicer and
+aiohttp, which it needs and does not ask for. The text is made of the sample's lines (`dvc repro extract`): half their
+characters changed, one line in ten an exact and one in ten a near copy. Every measurement is a process of its own,
+rounds are interleaved, the best of each counts.
 """
 
 import argparse
@@ -96,7 +97,8 @@ def clean_lines(source: Path, target: Path, *more: str) -> None:
     """The standard strategy's rules, exact duplicates and receipts over lines."""
     rows = list(read_jsonl(source))
     dialogue, place = Dialogue("a.txt#001.1", "a.txt", "", "a.txt#001", "train", ()), Piece(0, "speech", "")
-    spots = [Spot(dialogue, 0, place, row["speaker"], False, ()) for row in rows]
+    spot_of = {speaker: Spot(dialogue, 0, place, speaker, False, ()) for speaker in PAIR}
+    spots = [spot_of[row["speaker"]] for row in rows]
     params = with_rules([*of_lines(), "drop_duplicate_lines", *more])
     texts, _, _ = run_rules(spots, [row["text"] for row in rows], params, Ledger(0, 0, 0, 0, {}))
     for row, text in zip(rows, texts, strict=True):
