@@ -101,7 +101,7 @@ class Engine:
 
     async def speak(self, ask: Ask) -> AsyncIterator[str | Ending]:
         """Her reply in pieces, then its Ending. To stop it, close the iterator."""
-        prompt = await asyncio.to_thread(encode_prompt, self.character.tokenizer, ask.messages)
+        prompt = await asyncio.to_thread(encode_prompt, self.character.tokenizer, recent(ask.messages))
         if len(prompt) > CONTEXT_TOKENS:
             raise InputError(f"expected at most {CONTEXT_TOKENS} tokens in persona and last message, got {len(prompt)}")
         job = Job(ask, prompt, addressing(self.character, ask.user_name), asyncio.get_running_loop())
@@ -156,6 +156,11 @@ class Engine:
                     if not job.over:
                         job.hear(draft)
                     draft.ended = job.over  # it leaves the batch
+
+
+def recent(messages: list[Message]) -> list[Message]:
+    """The system turn and the last messages that could be remembered: none takes less than a token."""
+    return messages if len(messages) <= CONTEXT_TOKENS else [messages[0], *messages[-CONTEXT_TOKENS:]]
 
 
 def fits(job: Job, batch: Sequence[Job]) -> bool:

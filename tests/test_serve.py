@@ -19,11 +19,11 @@ pytest.importorskip("fastapi", reason="make serve-env installs what serving need
 import openai
 from fastapi.testclient import TestClient
 
-from deploy.engine import Ask, Ending, Engine, Overloaded, cut, hold
+from deploy.engine import Ask, Ending, Engine, Overloaded, cut, hold, recent
 from deploy.serve import LIMIT, is_loopback, listen, make_app
 from deploy.vllm import command, room, with_persona
 from deploy.wire import LONGEST
-from stages.inference import as_decoding, load_character
+from stages.inference import as_decoding, encode_prompt, load_character
 from stages.records import InputError
 from tests.learned import CARD, PERSONA, REPLIES, edit, make_character
 
@@ -353,6 +353,16 @@ def test_an_old_round_is_forgotten_and_the_reply_comes(engine):
     asked.messages[1:1] = rounds
     text, ending = answers(engine, asked)[0]
     assert text and ending.prompt_tokens <= 2048
+
+
+def test_of_endless_rounds_only_those_are_read_that_could_be_remembered(engine):
+    rounds = [{"role": role, "content": "嗯。"} for _ in range(5000) for role in ("user", "assistant")]
+    system, last = question("你是谁？").messages
+    kept = recent([system, *rounds, last])
+    assert len(kept) == 2049 and (kept[0], kept[-1]) == (system, last)
+    assert encode_prompt(engine.character.tokenizer, kept) == encode_prompt(
+        engine.character.tokenizer, [system, *rounds[-4000:], last]
+    )
 
 
 def test_a_failing_batch_is_told_and_the_next_one_answered(engine):
