@@ -7,70 +7,31 @@ Each run is a DVC experiment of its own (`dvc exp show`, `dvc exp apply NAME`). 
 failed one does not stop the rest. Only the named parameter and the seed vary: same exam, base, recipe and optimiser
 steps, and for a strategy a control that drops as many lines at random. The choice is made on the validation split's
 core turns, those that no cleaning rule would touch; the test split is read once, for the one chosen. The statistics
-are in deploy/paired.py.
+are in deploy/paired.py, the running of experiments in deploy/experiments.py.
 """
 
 import argparse
 import json
-import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from dvc.api import DVCFileSystem
-from ruamel.yaml import YAML
 
 from deploy.compare_page import write_page
+from deploy.experiments import Plan, Run, Setting, inputs, refuse_untracked, run_all, say, yaml
 from deploy.paired import Difference, adjusted, difference, per_character, verdict
 from stages.cli import run
-from stages.duplicates import near_duplicate_groups
 from stages.params import read_section
 from stages.records import InputError
 
 PAGE = Path("reports/compare.html")
 FILTER_REPORT = Path("reports/filter.json")
-METRICS, DENOISED, CURVES = "reports/metrics.json", "reports/denoise.json", "reports/train.tsv"
-TRAIN, EXAM = "processed/dataset/train.jsonl", "processed/exam.jsonl"
 STRATEGY, CONTROL = "denoise.strategy", "denoise.control"
 DRAWS, DRAW_SEED = 10_000, 20240401
-LEAK, LEAK_CHARACTERS = 0.8, 20  # dialogues this similar, if they are long enough not to be so by chance
+MAY_DIFFER = {"adapter_sha256", "base_model", "revision"}  # the last two are parameters, and compared as such
 RATES = ("swearing", "weapon", "language", "hardware", "filler", "role")
-yaml = YAML(typ="safe", pure=True)
-
-
-class Setting(NamedTuple):
-    """A row of the table: its name, the parameters that make it, and the name of its control, if it has one."""
-
-    name: str
-    overrides: dict[str, Any]
-    control: str | None = None
-
-
-class Run(NamedTuple):
-    """One finished experiment of a setting and a seed, as its commit has it; `leaks` counts held-out text in train."""
-
-    setting: str
-    seed: int
-    metrics: dict[str, Any]
-    denoised: dict[str, Any]
-    params: dict[str, Any]
-    steps: int
-    leaks: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is compared: settings (the first is the baseline), seeds, and what all of them share."""
-
-    settings: list[Setting]
-    seeds: list[int]
-    shared: dict[str, Any]
-    varied: frozenset[str] = field(default_factory=frozenset)
 
 
 class Row(NamedTuple):
@@ -176,143 +137,7 @@ def look_up(values: Any, dotted: str) -> Any:
     return values
 
 
-def with_overrides(params: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """The parameters with some values replaced."""
-    changed = json.loads(json.dumps(params))
-    for dotted, value in overrides.items():
-        *path, last = dotted.split(".")
-        place = changed
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return changed
-
-
-def overrides_of(plan: Plan, setting: Setting, seed: int) -> dict[str, Any]:
-    """All that one run changes; the control is drawn anew with every seed."""
-    return {**plan.shared, **setting.overrides, "train.seed": seed, "denoise.seed": seed}
-
-
-def experiment_name(setting: Setting, seed: int, steps: Any) -> str:
-    """A name that git takes as a reference."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", setting.name).strip("-")
-    return f"{plain}-{steps}-seed{seed}" if steps else f"{plain}-seed{seed}"
-
-
-# --- experiments
-
-
-def git(*arguments: str) -> str:
-    """What a git command prints; InputError with its words if it fails."""
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(f"git {arguments[0]}: {done.stderr.strip()}\nhint: `make compare` runs in a git repository")
-    return done.stdout
-
-
-def inputs() -> list[str]:
-    """The paths that a run reads and that are no stage's output."""
-    read = [read_section("extract")["source"], read_section("format")["work"]]
-    return ["stages", "dvc.yaml", *read]
-
-
-def refuse_untracked(paths: Sequence[str]) -> None:
-    """An experiment runs in a copy of what git (or DVC) tracks: an input that neither knows would be missing there."""
-    untracked = git("ls-files", "--others", "--exclude-standard", "--", *paths, "params.yaml").splitlines()
-    unknown = [path for path in paths if not git("ls-files", "--", path).strip() and not tracked_by_dvc(Path(path))]
-    if untracked or unknown:
-        listed = "\n".join(f"  {path}" for path in (*untracked, *unknown)[:20])
-        raise InputError(
-            f"compare: experiments run in a copy of what is tracked; these inputs are not:\n{listed}\n"
-            "hint: `git add` them (they need no commit), or `dvc add` a script that must not be in git"
-        )
-
-
-def tracked_by_dvc(path: Path) -> bool:
-    """Whether a .dvc file that git knows stands beside the path or beside a folder around it."""
-    around = [path, *path.parents][:-1]
-    return any(git("ls-files", "--", f"{part}.dvc").strip() for part in around)
-
-
-def finished(name: str, params: dict[str, Any], paths: Sequence[str]) -> str | None:
-    """The reference of an experiment of this name, these parameters and this code on the present commit."""
-    head = git("rev-parse", "HEAD").strip()
-    ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
-    if not git("for-each-ref", ref).strip() or show_yaml(ref, "params.yaml") != params:
-        return None
-    same = subprocess.run(["git", "diff", "--quiet", ref, "--", *paths], capture_output=True).returncode == 0
-    return ref if same and show(ref, METRICS) else None
-
-
-def show(ref: str, path: str) -> str:
-    """A file of an experiment's commit; empty if it has none."""
-    done = subprocess.run(["git", "show", f"{ref}:{path}"], capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else ""
-
-
-def show_yaml(ref: str, path: str) -> Any:
-    """A YAML file of an experiment's commit."""
-    return yaml.load(show(ref, path))
-
-
-def start(name: str, overrides: dict[str, Any]) -> str | None:
-    """Run one experiment to its end; the last lines it said if it failed."""
-    changes = [part for key, value in overrides.items() for part in ("-S", f"{key}={json.dumps(value)}")]
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "--name", name, *changes]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return None if done.returncode == 0 else "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
-
-
-def run_all(plan: Plan, start: Callable[[str, dict[str, Any]], str | None] = start) -> tuple[list[Run], list[str]]:
-    """The runs that finished, now or before, and the names of those that failed."""
-    params, paths = yaml.load(Path("params.yaml").read_text(encoding="utf-8")), inputs()
-    runs, failed = [], []
-    for seed in plan.seeds:
-        for setting in plan.settings:
-            overrides = overrides_of(plan, setting, seed)
-            name = experiment_name(setting, seed, overrides.get("train.max_steps"))
-            wanted = with_overrides(params, overrides)
-            ref = finished(name, wanted, paths)
-            say(f"{name}: {'finished before' if ref else 'runs'}")
-            words = None if ref else start(name, overrides)
-            ref = ref or finished(name, wanted, paths)
-            if ref:
-                runs.append(read_run(ref, setting.name, seed))
-            else:
-                failed.append(name)
-                say(f"{name}: failed\n{words}")
-    return runs, failed
-
-
-def read_run(ref: str, setting: str, seed: int) -> Run:
-    """What an experiment's commit says."""
-    curves = show(ref, CURVES).splitlines()
-    steps = max((int(line.split("\t")[0]) for line in curves[1:]), default=0)
-    metrics, denoised = (json.loads(show(ref, path)) for path in (METRICS, DENOISED))
-    files = DVCFileSystem(".", rev=git("rev-parse", ref).strip())
-    train, exam = ([json.loads(line) for line in files.read_text(path).splitlines()] for path in (TRAIN, EXAM))
-    return Run(setting, seed, metrics, denoised, show_yaml(ref, "params.yaml"), steps, len(leaked(train, exam)))
-
-
-def say(text: str) -> None:
-    """Progress, to stderr."""
-    print(f"compare: {text}", file=sys.stderr, flush=True)
-
-
 # --- is it fair?
-
-
-def leaked(train: Iterable[dict[str, Any]], exam: Iterable[dict[str, Any]]) -> list[str]:
-    """The ids of training dialogues that are near duplicates of a held-out one."""
-    spoken = [(row["id"], "".join(m["content"] for m in row["messages"] if m["role"] != "system")) for row in train]
-    held = [
-        "".join(piece["text"] for turn in row["turns"] for piece in turn["lines"])
-        for row in exam
-        if row["part"] == "dialogue" and row["split"] != "train"
-    ]
-    texts = [re.sub(r"[\W_]", "", text) for text in (*held, *(text for _, text in spoken))]
-    groups = near_duplicate_groups([text if len(text) >= LEAK_CHARACTERS else "" for text in texts], LEAK)
-    return [name for (name, _), group in zip(spoken, groups[len(held) :], strict=True) if group < len(held)]
 
 
 def unfairness(runs: Sequence[Run], plan: Plan) -> Iterator[str]:
@@ -320,9 +145,8 @@ def unfairness(runs: Sequence[Run], plan: Plan) -> Iterator[str]:
     first = runs[0]
     for one in runs:
         name = f"{one.setting}, seed {one.seed}"
-        for key in ("exam_sha256", "probes_sha256", "base_model", "revision", "dtype"):
-            if one.metrics["provenance"][key] != first.metrics["provenance"][key]:
-                yield f"{name}: another {key} than {first.setting}, seed {first.seed}"
+        for key in sorted(differing(one.metrics["provenance"], first.metrics["provenance"]) - MAY_DIFFER):
+            yield f"{name}: another {key} than {first.setting}, seed {first.seed}"
         if one.steps != first.steps and "train.max_steps" in plan.shared:
             yield f"{name}: {one.steps} optimiser steps, not {first.steps}"
         if [row[:4] for row in one.metrics["scenes"]] != [row[:4] for row in first.metrics["scenes"]]:

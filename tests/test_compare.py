@@ -12,21 +12,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from deploy.compare import (
-    Plan,
-    Run,
-    Setting,
     as_frame,
     compare,
     conclusion,
     differing,
-    experiment_name,
-    finished,
-    leaked,
     make_plan,
     options_of,
     refuse_unfair,
-    refuse_untracked,
-    run_all,
     settings_of_strategies,
     settings_of_values,
     steps_without_cleaning,
@@ -35,6 +27,16 @@ from deploy.compare import (
     value_of,
 )
 from deploy.compare_page import page
+from deploy.experiments import (
+    Plan,
+    Run,
+    Setting,
+    experiment_name,
+    finished,
+    leaked,
+    refuse_untracked,
+    run_all,
+)
 from deploy.paired import Difference, adjusted, difference, p_value, per_character, shows, verdict
 from stages.records import InputError
 
@@ -130,7 +132,7 @@ def made_run(setting: str, seed: int, gain: float = 0.0, test_gain: float | None
             rows.append([f"{split}{number}", split, False, 50, 250.0, 50 * (4 + gain)])
     metrics = {
         "scenes": rows,
-        "provenance": dict.fromkeys(("exam_sha256", "probes_sha256", "base_model", "revision", "dtype"), "same"),
+        "provenance": dict.fromkeys(("exam_sha256", "probes_sha256", "base_model", "device"), "same"),
         "adapter": {"voice": 0.5, "rank_hits_1": 0.4},
         "scorecard": {"swearing": {"chat": {"adapter": {"rate": 0.0}}}},
     }
@@ -220,7 +222,7 @@ def other(run: Run, **changes) -> Run:
     ("plant", "reason"),
     [
         (lambda run: other(run, exam_sha256="own"), "another exam_sha256 than none, seed 1"),
-        (lambda run: other(run, base_model="bigger"), "another base_model"),
+        (lambda run: other(run, device="cuda"), "another device"),
         (lambda run: run._replace(steps=40), "40 optimiser steps, not 20"),
         (lambda run: run._replace(params={**run.params, "train": {"seed": 1, "rank": 64}}), "train.rank differs"),
         (lambda run: run._replace(leaks=2), "2 training dialogues are near duplicates of held-out ones"),
@@ -378,7 +380,7 @@ if params["denoise"]["strategy"] == "broken":
     sys.exit("no such rule")
 for folder in ("processed/dataset", "reports"):
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-same = dict.fromkeys(("exam_sha256", "probes_sha256", "base_model", "revision", "dtype"), "same")
+same = dict.fromkeys(("exam_sha256", "probes_sha256", "base_model", "device"), "same")
 scenes = [[f"{s}{i}", s, True, 100, 500.0, 400.0 + i] for s in ("validation", "test") for i in range(5)]
 metrics = {"scenes": scenes, "provenance": same, "adapter": {}, "scorecard": {}}
 denoised = {"lines_in": 9, "lines_out": 8, "learned_characters_out": 70}
