@@ -70,6 +70,12 @@ class Repro:
                 return begun[0] if begun else None
             time.sleep(0.005)
 
+    def linger(self, stage: str, seconds: float) -> None:
+        """Let the stage work for so long, or until the next one begins: today's machine may be faster than it was."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and list(self.seen)[-1] == stage and self.process.poll() is None:
+            time.sleep(0.005)
+
     def kill(self, way: str) -> bool:
         """Kill -9 the group, DVC alone or the stage alone; False if the run has ended by itself."""
         while self.process.poll() is None:
@@ -152,7 +158,7 @@ def journey(where: Path, calm: Calm, dice: random.Random, ways: list[str]) -> li
         repro, moment = Repro(where, calm.environment), dice.uniform(0, 0.9)
         begun = repro.reaches(stage)
         if begun:
-            time.sleep(moment * calm.seconds[begun])
+            repro.linger(begun, moment * calm.seconds[begun])
         hit = repro.kill(way)
         repro.process.wait(PATIENCE)
         wait_for_quiet(where)  # before anything helps: whoever is left now would stay
