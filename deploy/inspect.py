@@ -6,6 +6,7 @@ see, and the lines to paste into params.yaml.
 
 import argparse
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from ruamel.yaml import YAML
 
 from stages.cli import run
 from stages.extract import ExtractParams, Tally, extract, find_sources, report
@@ -24,10 +26,22 @@ UNNAMED = re.compile(r"^[?？]+$|声音|之声|少女|少年|女孩|男孩|[?？
 SHOWN = 12
 
 
+def script_of(folder: Path) -> Path:
+    """Where a work's script lies: its `script` folder, if it has one beside persona, probes and lore."""
+    return folder / "script" if (folder / "script").is_dir() else folder
+
+
+def settings_for(source: Path, params: ExtractParams) -> ExtractParams:
+    """The settings for a folder; names and files of another work, as params.yaml still has them, do not count."""
+    if Path(params.source).resolve() == source.resolve():
+        return params
+    return replace(params, source=str(source), aliases={}, files={})
+
+
 def read(source: Path, params: ExtractParams) -> tuple[list[Line], Tally]:
     """The lines of a folder, and what became of each file's."""
     tally = Tally()
-    batches = extract(find_sources(source, tally), replace(params, source=str(source)), tally)
+    batches = extract(find_sources(source, tally), params, tally)
     return [Line(**orjson.loads(row)) for batch in batches for row in batch.splitlines()], tally
 
 
@@ -103,22 +117,28 @@ def show_training(lines: list[Line], params: FilterParams) -> None:
     print("  what it costs on a machine: python -m stages.train --plan")
 
 
-def show_params(source: Path, params: FilterParams, aliases: dict[str, list[str]]) -> None:
+def show_params(source: Path, params: FilterParams, known: dict[str, list], aliases: dict[str, list[str]]) -> None:
     work = source.parent if source.name == "script" else source
-    print("\nTo paste into params.yaml (aliases: keep the ones that are the same person)")
-    print(f"extract:\n  source: {source}\n  aliases:")
-    for name in dict.fromkeys((params.character, params.partner, *aliases)):
-        print(f"    {name}: [{', '.join(aliases.get(name, []))}]")
-    print(f"filter:\n  character: {params.character}\n  partner: {params.partner}\nformat:\n  work: {work}")
+    names = dict.fromkeys((params.character, params.partner, *known, *aliases))
+    merged = {name: [*known.get(name, []), *aliases.get(name, [])] for name in names}
+    lines = {
+        "extract": {"source": str(source), "aliases": merged},
+        "filter": {"character": params.character, "partner": params.partner},
+        "format": {"work": str(work)},
+    }
+    print("\nTo put into params.yaml, in place of the lines there (aliases: keep the ones that are the same person)")
+    YAML().dump(lines, sys.stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="the folder of script files")
+    parser.add_argument("source", type=Path, help="the work's folder, or that of its script files")
     parser.add_argument("--character", help="the lead who is to speak (default: suggested)")
     parser.add_argument("--partner", help="the lead who speaks to her (default: suggested)")
     options = parser.parse_args()
-    lines, tally = read(options.source, load_params("extract", ExtractParams))
+    source = script_of(options.source)
+    settings = settings_for(source, load_params("extract", ExtractParams))
+    lines, tally = read(source, settings)
     found = report(tally)
     show_files(tally, found)
     show_cast(found)
@@ -129,7 +149,7 @@ def main() -> None:
         show_training(lines, params)
     except InputError as error:
         print(f"\nNo training run is possible yet: {error}")
-    show_params(options.source, params, suggest_aliases(found, params.character))
+    show_params(source, params, settings.aliases, suggest_aliases(found, params.character))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ def lines(*rows):
 
 
 def test_leads_are_the_two_who_answer_each_other_most():
-    talk = lines(("甲", "一"), ("乙", "二"), ("甲", "三"), ("乙", "四"), ("丙", "五"), ("丙", "六"), ("丙", "七"), ("丙", "八"))
+    talk = lines(
+        ("甲", "一"), ("乙", "二"), ("甲", "三"), ("乙", "四"), ("丙", "五"), ("丙", "六"), ("丙", "七"), ("丙", "八")
+    )
     assert set(suggest_leads(talk)) == {"甲", "乙"}
 
 
