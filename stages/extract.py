@@ -38,6 +38,7 @@ LARGEST_FILE = 512 << 20  # bytes; the longest script known has 40 MB
 LONGEST_NAME = 80  # characters; the reader of a longer one is on the wrong track
 LONGEST_MESSAGE = 20_000
 SHOWN = 200  # characters of a rejected line
+LISTED = 5  # files of an error message
 BATCH = 4096  # messages written at once
 LINE, SPEAKER, TEXT, SPEAKER_AND_KIND = itemgetter(0), itemgetter(1), itemgetter(2), itemgetter(1, 3)
 SNIFFED = 1 << 16  # characters that decide on a format
@@ -416,8 +417,9 @@ def find_sources(root: Path, tally: Tally) -> list[Source]:
         else:
             sources.append(Source(name, path.read_bytes))
     if not sources:
+        left = "".join(f"\n  {row['file']}: {row['reason']}" for row in tally.skipped[:LISTED])
         raise InputError(
-            f"expected script files in {root} (extract.source), found none among {len(tally.skipped)} files"
+            f"expected script files in {root} (extract.source), found none among {len(tally.skipped)} files{left}"
         )
     return sources
 

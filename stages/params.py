@@ -1,6 +1,7 @@
 """params.yaml, read as YAML 1.2 (as DVC reads it) into a stage's own dataclass."""
 
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -18,13 +19,12 @@ def load_params(section: str, kind: type[Params], path: Path = PARAMS) -> Params
     """Fill the dataclass from its section; raises InputError for a missing, unknown or mistyped key."""
     values = read_section(section, path)
     names = {field.name: field for field in fields(kind)}
-    for name in names.keys() - values.keys():
+    for name in sorted(values.keys() - names.keys()):
+        near = get_close_matches(str(name), names, 1) or names
+        raise InputError(f"{path}: section `{section}` has an unknown key `{name}`\nhint: expected {', '.join(near)}")
+    for name in sorted(names.keys() - values.keys()):
         raise InputError(
             f"{path}: section `{section}` lacks the key `{name}`\nhint: add `  {name}: <{_name(names[name].type)}>`"
-        )
-    for name in values.keys() - names.keys():
-        raise InputError(
-            f"{path}: section `{section}` has an unknown key `{name}`\nhint: its keys are {', '.join(names)}"
         )
     for name, field in names.items():
         _check(f"{path}: `{section}.{name}`", values[name], field.type)

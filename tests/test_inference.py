@@ -66,10 +66,20 @@ def one_by_one(character, messages, count):
     return character.tokenizer.decode(said, skip_special_tokens=True).strip()
 
 
-def test_a_batch_says_what_full_passes_say(character):
+@pytest.mark.parametrize("read_at_once", [1, 60, 2048])
+def test_a_batch_says_what_full_passes_say(character, monkeypatch, read_at_once):
+    monkeypatch.setattr(inference, "READ_TOKENS", read_at_once)
     expected = [one_by_one(character, messages, 20) for messages in conversations()]
     assert len(set(expected)) > 2, "the small model has opinions"
     assert [reply.strip() for reply in reply_batch(character, conversations(), greedy(20))] == expected
+
+
+def test_prompts_of_like_length_are_read_together():
+    prompts = [[7] * size for size in (40, 38, 9, 8, 7)]
+    assert [len(group) for group in inference.like_length(prompts, 5)] == [5]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "READ_TOKENS", 75)
+        assert [len(group) for group in inference.like_length(prompts, 5)] == [2, 3]
 
 
 def test_without_the_adapter_the_base_speaks(character):

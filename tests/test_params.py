@@ -32,8 +32,10 @@ def test_values_are_read_as_yaml_1_2(tmp_path):
         ("toy:\n  rate: 1.0\n  name: a\n", "`toy` lacks the key `limit`\nhint: add `  limit: "),
         (
             "toy:\n  rate: 1.0\n  name: a\n  limit: 1\n  rat: 2\n",
-            "unknown key `rat`\nhint: its keys are rate, name, limit",
+            "unknown key `rat`\nhint: expected rate",
         ),
+        ("toy:\n  rat: 1.0\n  name: a\n  limit: 1\n", "unknown key `rat`\nhint: expected rate"),
+        ("toy:\n  rate: 1.0\n  name: a\n  limit: 1\n  zoo: 2\n", "hint: expected rate, name, limit"),
         ("toy:\n  rate: fast\n  name: a\n  limit: 1\n", "`toy.rate`: expected float, got 'fast'"),
         ("toy:\n  rate: true\n  name: a\n  limit: 1\n", "`toy.rate`: expected float, got True"),
         ("other: 1\n", "expected a section `toy:`"),
