@@ -301,6 +301,7 @@ def provenance(exam: Exam, character: Character, adapter: Path, probes: Path) ->
     weights = sorted(adapter.glob("*"))
     digest = sha256(b"".join(path.name.encode() + path.read_bytes() for path in weights if path.is_file()))
     return {
+        "character": character.card["character"],
         "exam_sha256": exam.sha256,
         "probes_sha256": sha256(probes.read_bytes()).hexdigest(),
         "adapter_sha256": digest.hexdigest(),
