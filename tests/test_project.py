@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -143,3 +144,12 @@ def test_a_changed_line_reaches_the_data_set(tmp_path):
         subprocess.run([sys.executable, "-m", f"stages.{name}"], cwd=tmp_path / "a", check=True, capture_output=True)
     after = (tmp_path / "a" / "processed" / "dataset" / "train.jsonl").read_bytes()
     assert "我今天换了一块新的齿轮。".encode() in after and after != before["processed/dataset/train.jsonl"]
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "stages").rglob("*.py")), ids=lambda path: path.name)
+def test_possessive_patterns_are_compiled_by_regex(source):
+    """The `re` of Python 3.11.2, which Debian 12 ships, forgets repetitions of a possessive group."""
+    module = importlib.import_module(".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    own = [value for value in vars(module).values() if isinstance(value, re.Pattern)]
+    parsed = {pattern.pattern: str(re._parser.parse(pattern.pattern, pattern.flags)) for pattern in own}
+    assert [text for text, tree in parsed.items() if "POSSESSIVE" in tree or "ATOMIC" in tree] == []

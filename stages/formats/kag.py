@@ -4,9 +4,10 @@ KAG itself has no way to say who speaks; each game has its own macro. So the nam
 the first is tried where a tag or a run of text begins (its group: the name; empty: nobody), the second on a tag's name.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
+
+import regex
 
 from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
@@ -19,15 +20,15 @@ NAME = (
     r"|\[(?=[^\x00-\x7f][^\[\]\n]*+\][「『])([^\[\]\s]+)"
 )
 END = r"n?p|pg|page|[lr]{0,2}(?:pcms?|cm)|pcms_sel|ct|er|en|fc|vp|ml|plc|endmessage|endpage|s"
-CLEARED = re.compile(r"[\[@](?:nm|name|whosay)[ \t]+(?:name|t|text|n)[ \t]*=[ \t]*(?:\"\"|'')")
+CLEARED = regex.compile(r"[\[@](?:nm|name|whosay)[ \t]+(?:name|t|text|n)[ \t]*=[ \t]*(?:\"\"|'')")
 
-PART = re.compile(r"(\[\[)|\[((?:[^\[\]\"']++|\"[^\"]*+\"|'[^']*+'|\[[^\[\]]*+\])*+)\]")
-TAG = re.compile(r"[ \t]*+([^\s=\]]++)")
-ATTRIBUTE = re.compile(r"(?<![^\s\"'])([^\s=\"'\[\]]++)\s*+=\s*+(\"[^\"]*+\"|'[^']*+'|[^\s\"']++)")
+PART = regex.compile(r"(\[\[)|\[((?:[^\[\]\"']++|\"[^\"]*+\"|'[^']*+'|\[[^\[\]]*+\])*+)\]")
+TAG = regex.compile(r"[ \t]*+([^\s=\]]++)")
+ATTRIBUTE = regex.compile(r"(?<![^\s\"'])([^\s=\"'\[\]]++)\s*+=\s*+(\"[^\"]*+\"|'[^']*+'|[^\s\"']++)")
 HIDDEN = {"iscript": "endscript", "html": "endhtml"}  # code: nothing of it is read out
-SAVE_POINT = re.compile(r"(?:page)?\d*\Z")  # `*|`, `*page3|`, `*6116|` are places to save, not scenes
-WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
-COMPUTES = re.compile(r"[;=]|\+\+|--")
+SAVE_POINT = regex.compile(r"(?:page)?\d*\Z")  # `*|`, `*page3|`, `*6116|` are places to save, not scenes
+WIDE = regex.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
+COMPUTES = regex.compile(r"[;=]|\+\+|--")
 MARGIN = " \t\u3000"
 
 
@@ -112,8 +113,8 @@ class Page:
     """The message that is being put together, and the speaker, scene and choice it stands in."""
 
     def __init__(self, end: str, names: Mapping[str, str], keeps_speaker: bool, text: str) -> None:
-        self.end, self.names, self.keeps_speaker = re.compile(end), names, keeps_speaker
-        self.by_line = not re.search(rf"[\[@](?:{end})(?=[\s\]]|\Z)", text)  # no tag ends a message: each line does
+        self.end, self.names, self.keeps_speaker = regex.compile(end), names, keeps_speaker
+        self.by_line = not regex.search(rf"[\[@](?:{end})(?=[\s\]]|\Z)", text)  # no tag ends a message: each line does
         self.speaker: str | None = None
         self.scene = ""
         self.parts: list[str] = []
@@ -192,7 +193,7 @@ class Page:
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Yield the messages in file order; one that no tag ends, ends at the next name, label or choice."""
-    pattern = re.compile(options.kag_name or NAME)
+    pattern = regex.compile(options.kag_name or NAME)
     page = Page(options.kag_end or END, options.names, bool(CLEARED.search(text)), text)
     named_line, named_end = 0, 0
     for piece in pieces(text):
@@ -219,7 +220,7 @@ def printed(piece: Piece) -> str:
     return values.get("text") or ("" if not expression or COMPUTES.search(expression) else f"{{{expression}}}")
 
 
-def name_at(pattern: re.Pattern[str], piece: Piece, names: Mapping[str, str]) -> tuple[str, int] | None:
+def name_at(pattern: regex.Pattern[str], piece: Piece, names: Mapping[str, str]) -> tuple[str, int] | None:
     """The speaker and where the name ends in the line, if one begins at the piece."""
     if piece.kind not in ("tag", "text"):
         return None
@@ -237,14 +238,14 @@ MACRO = "macro:"  # the speaker that it sets, or `%x`: the speaker that its call
 ENDS = "ends:"  # it ends a message
 SHOWN = "shown:"  # the text that it prints
 BODY = 4000  # characters of a definition that are looked at
-MACRO_SIGN = re.compile(r"[\[@](?:end)?macro\b")
-DEFINITION = re.compile(r"[\[@]macro[ \t]+name[ \t]*=[ \t]*[\"']?([^\s\"'\]]+)[\"']?[ \t]*\]?")
+MACRO_SIGN = regex.compile(r"[\[@](?:end)?macro\b")
+DEFINITION = regex.compile(r"[\[@]macro[ \t]+name[ \t]*=[ \t]*[\"']?([^\s\"'\]]+)[\"']?[ \t]*\]?")
 
 
 def survey(texts: Iterable[str]) -> dict[str, str]:
     """What the macros of all files do, as far as it concerns messages."""
     names: dict[str, str] = {}
-    pattern, end = re.compile(NAME), re.compile(END)
+    pattern, end = regex.compile(NAME), regex.compile(END)
     for text in texts:
         for found in DEFINITION.finditer(text):
             body = MACRO_SIGN.split(text[found.end() : found.end() + BODY], maxsplit=1)[0]
@@ -253,7 +254,7 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _effects(parts: list[Piece], name: re.Pattern[str], end: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+def _effects(parts: list[Piece], name: regex.Pattern[str], end: regex.Pattern[str]) -> Iterator[tuple[str, str]]:
     tags = [part for part in parts if part.kind == "tag"]
     speakers = [part.value for part in parts if part.kind == "speaker"]
     speakers += [found[found.lastindex or 0] for tag in tags if (found := name.match(tag.line, tag.start))]
@@ -267,23 +268,23 @@ def _effects(parts: list[Piece], name: re.Pattern[str], end: re.Pattern[str]) ->
 
 def _macro_speaker(name: str) -> str:
     """A name as it is; of `%x`, `&mp.x` the attribute that carries it; of any other variable, `name`."""
-    carried = re.match(r"%(\w+)|&?mp\.(\w+)", name)
+    carried = regex.match(r"%(\w+)|&?mp\.(\w+)", name)
     if carried:
         return "%" + (carried[1] or carried[2])
     return "%name" if name.startswith("&") else name
 
 
-CORE = re.compile(
+CORE = regex.compile(
     r"[\[@](?:r|l|p|cm|lr|pcm|pg|ct|er|s|wait|jump|call|return|eval|if|else|endif|image|trans|wt|backlay|playbgm|stopbgm|fadeoutbgm"
     r"|playse|link|endlink|font|resetfont|ruby|emb|ch|nm|layopt|position|current|macro|iscript|endmessage)(?=[\s\]]|\Z)"
 )
-TYRANO = re.compile(
+TYRANO = regex.compile(
     r"#(?:\S|\Z)|[\[@](?:chara_(?:new|show|hide|mod|face|config|ptext|part|move|layer|delete)|glink|_?tb_\w+|mtext|kanim|keyframe"
     r"|start_keyconfig|stop_keyconfig|showmenubutton|hidemenubutton|clearfix|clearstack|mask_off|bg2|loadjs|loadcss|autosave"
     r"|setreplay|endreplay|layermode|sleepgame|awakegame|popopo|dialog|cg_image_button|ptext)(?=[\s\]]|\Z)"
 )
-NANINOVEL = re.compile(r"@\w+.*\s\w+:\S")  # parameters with a colon
-MARKED = re.compile(r"[@\[][^\s\[\]@]|\*\S|\*\||;|.*\]\Z")
+NANINOVEL = regex.compile(r"@\w+.*\s\w+:\S")  # parameters with a colon
+MARKED = regex.compile(r"[@\[][^\s\[\]@]|\*\S|\*\||;|.*\]\Z")
 HEAD = 200  # non-blank lines that are looked at
 
 

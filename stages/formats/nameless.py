@@ -3,24 +3,25 @@
 Each takes off the markup that its engine defines; logic, commands and comments are structure.
 """
 
-import re
 from collections.abc import Iterator
+
+import regex
 
 from stages.formats.message import Format, Message, Options
 
-BLOCK_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.S)
+BLOCK_COMMENT = regex.compile(r"/\*.*?(?:\*/|\Z)", regex.S)
 
 
 # --- Ink: https://github.com/inkle/ink/blob/master/Documentation/WritingWithInk.md
 
-INK_KNOT = re.compile(r"={2,}\s*(?:function\s+)?(\w+).*")
-INK_STITCH = re.compile(r"=\s*(\w+).*")
-INK_LOGIC = re.compile(
+INK_KNOT = regex.compile(r"={2,}\s*(?:function\s+)?(\w+).*")
+INK_STITCH = regex.compile(r"=\s*(\w+).*")
+INK_LOGIC = regex.compile(
     r"(?:VAR|CONST|LIST|INCLUDE|EXTERNAL|TODO:?)\b.*|~.*|\}+|(?:->|<-).*|\{[^}|]*:?|(?:else|[\w.()<>=!&| ]+)\s*:"
 )
-INK_CHOICE = re.compile(r"(?:[*+]\s*)+(?:\(\w+\)\s*)?(?:\{[^}]*\}\s*)*(.*)")
-INK_GATHER = re.compile(r"(?:-(?!>)\s*)+(?:\(\w+\)\s*)?")
-INK_TAIL = re.compile(r"(?<!\s)\s*+(?://.*|(?:->|<-)\s*[\w.]*(?:\s*->.*)?|#.*)$|<>")
+INK_CHOICE = regex.compile(r"(?:[*+]\s*)+(?:\(\w+\)\s*)?(?:\{[^}]*\}\s*)*(.*)")
+INK_GATHER = regex.compile(r"(?:-(?!>)\s*)+(?:\(\w+\)\s*)?")
+INK_TAIL = regex.compile(r"(?<!\s)\s*+(?://.*|(?:->|<-)\s*[\w.]*(?:\s*->.*)?|#.*)$|<>")
 
 
 def read_ink(text: str, options: Options) -> Iterator[Message]:
@@ -45,13 +46,13 @@ def _ink_choice(text: str) -> str:
 
 
 def sniff_ink(text: str) -> float:
-    marks = re.findall(r"^[ \t]*(?:={2,} *\w+|-> *\w+|~ *\w+|VAR \w+ *=|[*+][ \t].*\[)", text, re.M)
-    return min(0.9, 0.1 * len(marks)) if len(marks) > 3 and re.search(r"->|^={2,}", text, re.M) else 0.0
+    marks = regex.findall(r"^[ \t]*(?:={2,} *\w+|-> *\w+|~ *\w+|VAR \w+ *=|[*+][ \t].*\[)", text, regex.M)
+    return min(0.9, 0.1 * len(marks)) if len(marks) > 3 and regex.search(r"->|^={2,}", text, regex.M) else 0.0
 
 
 # --- NScripter (0.txt, 00.txt): commands begin with ASCII letters, text does not; \ and @ wait for a click
 
-NSCRIPTER_MARKS = re.compile(r"[\\@/]|![swd]d?\d*|#[0-9A-Fa-f]{6}|^[`>]")
+NSCRIPTER_MARKS = regex.compile(r"[\\@/]|![swd]d?\d*|#[0-9A-Fa-f]{6}|^[`>]")
 
 
 def read_nscripter(text: str, options: Options) -> Iterator[Message]:
@@ -65,17 +66,17 @@ def read_nscripter(text: str, options: Options) -> Iterator[Message]:
 
 
 def sniff_nscripter(text: str) -> float:
-    waits = len(re.findall(r"^[^\x00-\x7f\n][^\n]*[\\@][ \t]*$", text, re.M))
-    labels = len(re.findall(r"^\*\w+", text, re.M))
-    return 0.8 if waits > 1 and labels and not re.search(r"^[@\[]|\[\w+", text, re.M) else 0.0
+    waits = len(regex.findall(r"^[^\x00-\x7f\n][^\n]*[\\@][ \t]*$", text, regex.M))
+    labels = len(regex.findall(r"^\*\w+", text, regex.M))
+    return 0.8 if waits > 1 and labels and not regex.search(r"^[@\[]|\[\w+", text, regex.M) else 0.0
 
 
 # --- Twee 3 (Twine): https://github.com/iftechfoundation/twine-specs
 
-TWEE_PASSAGE = re.compile(r"::\s*((?:\\.|[^\\\[{])+?)\s*(\[[^\]]*\])?\s*(?:\{.*\})?")
-TWEE_LINK = re.compile(r"\[\[([^\[\]]{1,200})(?:\]\[[^\]]{0,200})?\]\]")
-TWEE_MACRO = re.compile(r"<<(?:(?!<<).)*?>>|\((?:[\w-]+):[^)]*\)|</?[a-z][^>]*>|\\$")
-TWEE_CODE = re.compile(r"Story(?:Data|Title|Init|Caption|Menu|Settings)|User(?:Script|Stylesheet)")
+TWEE_PASSAGE = regex.compile(r"::\s*((?:\\.|[^\\\[{])+?)\s*(\[[^\]]*\])?\s*(?:\{.*\})?")
+TWEE_LINK = regex.compile(r"\[\[([^\[\]]{1,200})(?:\]\[[^\]]{0,200})?\]\]")
+TWEE_MACRO = regex.compile(r"<<(?:(?!<<).)*?>>|\((?:[\w-]+):[^)]*\)|</?[a-z][^>]*>|\\$")
+TWEE_CODE = regex.compile(r"Story(?:Data|Title|Init|Caption|Menu|Settings)|User(?:Script|Stylesheet)")
 
 
 def read_twee(text: str, options: Options) -> Iterator[Message]:
@@ -93,20 +94,20 @@ def read_twee(text: str, options: Options) -> Iterator[Message]:
                 yield Message(number, None, _twee_shown(link), "choice", scene)
 
 
-def _twee_shown(link: re.Match[str]) -> str:
+def _twee_shown(link: regex.Match[str]) -> str:
     """What the player sees of [[text->passage]], [[text|passage]] or [[passage<-text]]."""
     *_, after = link[1].rpartition("<-")
-    return re.split(r"->|\|", after)[0].strip()
+    return regex.split(r"->|\|", after)[0].strip()
 
 
 def sniff_twee(text: str) -> float:
-    return 0.9 if re.search(r"^:: *\S", text, re.M) and ("[[" in text or ":: StoryData" in text) else 0.0
+    return 0.9 if regex.search(r"^:: *\S", text, regex.M) and ("[[" in text or ":: StoryData" in text) else 0.0
 
 
 # --- Aozora Bunko: https://www.aozora.gr.jp/annotation/
 
-AOZORA_RUBY = re.compile(r"(?<=[^\s　、。「」])《[^《》\n]+》|｜")
-AOZORA_NOTE = re.compile(r"［＃[^］\n]*］")
+AOZORA_RUBY = regex.compile(r"(?<=[^\s　、。「」])《[^《》\n]+》|｜")
+AOZORA_NOTE = regex.compile(r"［＃[^］\n]*］")
 
 
 def read_aozora(text: str, options: Options) -> Iterator[Message]:

@@ -3,18 +3,21 @@
 `@choice "text"` is a choice, `@print "text" author:x` a message. Inlined `[commands]` and `|#text ids|` are dropped.
 """
 
-import re
 from collections.abc import Iterator
+
+import regex
 
 from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 
-AUTHOR = re.compile(r"([^\s\"\\:;@#.{\[]++)(?:\.[^\s\"\\:]*+)?: ")
-COMMAND = re.compile(r"@\s*([\w.]++)")
-PARAMETER = re.compile(r"(?:(\w+):)?(\"(?:[^\"\\]|\\.)*+\"|(?:[^\s\"\\{]|\\.|\{[^{}]*+\})++)")
+AUTHOR = regex.compile(r"([^\s\"\\:;@#.{\[]++)(?:\.[^\s\"\\:]*+)?: ")
+COMMAND = regex.compile(r"@\s*([\w.]++)")
+PARAMETER = regex.compile(r"(?:(\w+):)?(\"(?:[^\"\\]|\\.)*+\"|(?:[^\s\"\\{]|\\.|\{[^{}]*+\})++)")
 # An escaped sign, an inlined command, a text id, a style tag, an expression.
-PIECE = re.compile(r"\\([\[\]{}\"\\|@#;:])|(\[(?:[^\[\]\\]|\\.)*+\])|\|#[^|]*+\||(</?[a-zA-Z][^<>]*+>)|\{([^{}]*+)\}")
-BREAK = re.compile(r"\[br\b|<br\b")
+PIECE = regex.compile(
+    r"\\([\[\]{}\"\\|@#;:])|(\[(?:[^\[\]\\]|\\.)*+\])|\|#[^|]*+\||(</?[a-zA-Z][^<>]*+>)|\{([^{}]*+)\}"
+)
+BREAK = regex.compile(r"\[br\b|<br\b")
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
@@ -40,7 +43,7 @@ def _command(number: int, line: str, scene: str) -> Iterator[Message | Reject]:
     elif command[1].lower() in ("choice", "addchoice", "print", "printtext"):
         parameters = {name: value for name, value in reversed(PARAMETER.findall(line, command.end()))}
         text = parameters.get("") or parameters.get("text") or parameters.get("summary") or ""
-        text = re.sub(r"\\\"", '"', text[1:-1]) if text.startswith('"') else text
+        text = regex.sub(r"\\\"", '"', text[1:-1]) if text.startswith('"') else text
         if "choice" not in command[1].lower():
             yield from _message(number, parameters.get("author", "").partition(".")[0], text, scene)
         elif plain := _plain(text):
@@ -57,7 +60,7 @@ def _plain(text: str) -> str:
     return PIECE.sub(_shown, text).strip()
 
 
-def _shown(piece: re.Match[str]) -> str:
+def _shown(piece: regex.Match[str]) -> str:
     escaped, inlined, style, expression = piece.groups()
     if escaped:
         return escaped
@@ -66,12 +69,12 @@ def _shown(piece: re.Match[str]) -> str:
     return "\n" if BREAK.match(inlined or style or "") else ""
 
 
-KNOWN = re.compile(
+KNOWN = regex.compile(
     r"@(?:back|char|hidechars|hideprinter|hide|printer|bgm|sfx|choice|goto|gosub|stop|wait|set|if|else|elseif|endif|spawn|despawn"
     r"|camera|print|resettext|title|novel|voice|movie|input|arrange|style|showui|hideui|save|skip)\b",
-    re.IGNORECASE,
+    regex.IGNORECASE,
 )
-MARKED = re.compile(r"[@;]\S|#\s*\w|[^\s:]+: |.*\[[\w<>-][^\[\]]*\]")
+MARKED = regex.compile(r"[@;]\S|#\s*\w|[^\s:]+: |.*\[[\w<>-][^\[\]]*\]")
 HEAD = 200  # non-blank lines that are looked at
 
 

@@ -3,16 +3,17 @@
 `[chara_new name="id" jname="Name"]` gives the name that `#id` shows.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
+
+import regex
 
 from stages.formats import kag
 from stages.formats.message import Format, Message, Options, Reject
 
 END = rf"{kag.END}|_?tb_(?:start|end)_text"
-NAME = re.compile(kag.NAME)
-TAGS = re.compile(r"\[[^\[\]]*+\]|<[^<>]*+>")
-NEW = re.compile(r"[\[@]chara_new\s[^\]\n]*")
+NAME = regex.compile(kag.NAME)
+TAGS = regex.compile(r"\[[^\[\]]*+\]|<[^<>]*+>")
+NEW = regex.compile(r"[\[@]chara_new\s[^\]\n]*")
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:

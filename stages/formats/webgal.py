@@ -3,8 +3,9 @@
 `choose:text:target|text:target;` offers choices, `label:x;` names a scene, `text -concat;` goes on with the message.
 """
 
-import re
 from collections.abc import Iterator
+
+import regex
 
 from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
@@ -14,12 +15,12 @@ WORDS = """changeBg changeFigure bgm playVideo pixiPerform pixiInit intro miniAv
     setAnimation playEffect setTempAnimation setTransform setTransition getUserInput applyStyle callSteam comment video
     setEffect jumpLabel"""
 COMMANDS = frozenset(WORDS.split())
-STATEMENT = re.compile(r"((?:[^\\;]|\\.?)*+)")
-UNESCAPED_BAR = re.compile(r"(?<!\\)\|")
-UNESCAPED_COLON = re.compile(r"(?<!\\):")
-ENHANCED = re.compile(r"(?<!\\)\[([^\[\]\\]*+)\]\((?:[^()\\]|\\.|\([^()]*+\))*+\)")  # [base](ruby), [text](style=…)
-ESCAPE = re.compile(r"\\([:,.;|{}\[\]()\\])")
-CONTINUED = re.compile(r" +[|-]")
+STATEMENT = regex.compile(r"((?:[^\\;]|\\.?)*+)")
+UNESCAPED_BAR = regex.compile(r"(?<!\\)\|")
+UNESCAPED_COLON = regex.compile(r"(?<!\\):")
+ENHANCED = regex.compile(r"(?<!\\)\[([^\[\]\\]*+)\]\((?:[^()\\]|\\.|\([^()]*+\))*+\)")  # [base](ruby), [text](style=…)
+ESCAPE = regex.compile(r"\\([:,.;|{}\[\]()\\])")
+CONTINUED = regex.compile(r" +[|-]")
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
@@ -97,8 +98,8 @@ def _plain(content: str) -> str:
     return ESCAPE.sub(r"\1", content) if "\\" in content else content
 
 
-KNOWN = re.compile(r"(?:" + "|".join(sorted(COMMANDS)) + r")(?::|;|\s*\Z)")
-SAID = re.compile(r"[^;:]{0,40}:[^;]+;|[^;]+;\s*\Z|;")
+KNOWN = regex.compile(r"(?:" + "|".join(sorted(COMMANDS)) + r")(?::|;|\s*\Z)")
+SAID = regex.compile(r"[^;:]{0,40}:[^;]+;|[^;]+;\s*\Z|;")
 HEAD = 200  # non-blank lines that are looked at
 
 

@@ -3,21 +3,22 @@
 Options are `-> text` (`[[text|node]]` in the first version), `=> text` is a line of a group, `<<…>>` a command.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Set
+
+import regex
 
 from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 
-TITLE = re.compile(r"title\s*:\s*(.*)")
-HEADER = re.compile(r"\w[\w.]*\s*:|#|//")
-OLD_OPTION = re.compile(r"\[\[([^\[\]|]*+)(\|[^\[\]]*+)?\]\]")
-NAME = re.compile(r"((?:[^\s:\\\"“”.,!?;{}\[\]<>][^:\\\"“”.,!?;{}\[\]<>]{0,39}|\{\$?[\w.]+\})):(?:\s+|\Z)")
-NAMED = re.compile(r"\[character\s+name\s*=\s*(?:\"([^\"]*+)\"|([^\s\]/]+))[^\]]*+\]")
+TITLE = regex.compile(r"title\s*:\s*(.*)")
+HEADER = regex.compile(r"\w[\w.]*\s*:|#|//")
+OLD_OPTION = regex.compile(r"\[\[([^\[\]|]*+)(\|[^\[\]]*+)?\]\]")
+NAME = regex.compile(r"((?:[^\s:\\\"“”.,!?;{}\[\]<>][^:\\\"“”.,!?;{}\[\]<>]{0,39}|\{\$?[\w.]+\})):(?:\s+|\Z)")
+NAMED = regex.compile(r"\[character\s+name\s*=\s*(?:\"([^\"]*+)\"|([^\s\]/]+))[^\]]*+\]")
 # A command, a comment or a hashtag ends the text; markup inside it is dropped, `{$x}` stays as `{x}`, `\x` is x.
-PIECE = re.compile(r"\\(.)|(//|#)|<<(?:[^<>]|>(?!>)|<(?!<))*+>>|\{([^{}]*+)\}|\[(?:[^\[\]\\]|\\.)*+\]")
-VALUE = re.compile(r"\[(?:select|plural|ordinal)\b[^\]]*?\{\s*\$?([^{}]*+)\}")
+PIECE = regex.compile(r"\\(.)|(//|#)|<<(?:[^<>]|>(?!>)|<(?!<))*+>>|\{([^{}]*+)\}|\[(?:[^\[\]\\]|\\.)*+\]")
+VALUE = regex.compile(r"\[(?:select|plural|ordinal)\b[^\]]*?\{\s*\$?([^{}]*+)\}")
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
@@ -94,7 +95,7 @@ def _plain(text: str) -> str:
     return "".join([*parts, text[at:]]).strip()
 
 
-NODE = re.compile(r"^title\s*:.*\n(?:.*\n){0,20}?---[ \t]*$", re.MULTILINE)
+NODE = regex.compile(r"^title\s*:.*\n(?:.*\n){0,20}?---[ \t]*$", regex.MULTILINE)
 
 
 def sniff(text: str) -> float:
