@@ -1,9 +1,13 @@
-"""The table of figures in the READMEs, from reports/metrics.json: python -m tests.readme_figures"""
+"""The tables of figures and replies in the READMEs, from reports/: python -m tests.readme_figures"""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from stages.records import read_jsonl
+from stages.replies import spread
+
+REPORTS = Path("reports")
 ROWS = {  # name in metrics.json -> label, Chinese label, digits
     "bits_per_character": ("bits per character, held-out turns", "每字比特数（留出台词）", 2),
     "bits_per_character_core": ("… core turns (no cleaning rule touches them)", "……核心台词（清洗规则不碰的）", 2),
@@ -20,6 +24,7 @@ CONTROLS = {
     "specificity": ("specificity (gain on her turns beyond his)", "特异性（她的台词比他的多学到的）"),
     "context_gain": ("true context over shuffled", "真实语境优于打乱语境"),
 }
+CUT = 60  # characters of a quoted text
 HEADS = (
     ("", "base", "adapter", "real lines", "adapter − base, 95 %"),
     ("", "基座", "适配器", "真实台词", "适配器 − 基座，95 %"),
@@ -38,6 +43,21 @@ def figures(metrics: dict[str, Any], chinese: bool) -> str:
     return "\n".join(lines)
 
 
+def quotes(rows: list[dict[str, Any]], chinese: bool) -> str:
+    """Replies of both models under chat's own decoding: five held-out turns and five probes, evenly spread."""
+    chat = [one for one in rows if one["decoding"] == "chat"]
+    chosen = [one for source in ("held_out", "probe") for one in spread([r for r in chat if r["source"] == source], 5)]
+    head = ("用户", "基座", "适配器") if chinese else ("user", "base", "adapter")
+    cells = [[one["asks"][-1], one["base"]["text"], one["adapter"]["text"]] for one in chosen]
+    return "\n".join([row(head), row(["---"] * 3), *(row(map(flat, each)) for each in cells)])
+
+
+def flat(text: str) -> str:
+    """One line of a table."""
+    line = " / ".join(part for part in text.replace("|", "\\|").splitlines() if part.strip())
+    return line if len(line) <= CUT else f"{line[:CUT]} …"
+
+
 def row(cells: Any) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -51,5 +71,7 @@ def interval(found: dict[str, float] | None) -> str:
 
 
 if __name__ == "__main__":
+    replies = list(read_jsonl(REPORTS / "replies.jsonl"))
     for language in (False, True):
-        print(figures(json.loads(Path("reports/metrics.json").read_text(encoding="utf-8")), language), end="\n\n")
+        metrics = json.loads((REPORTS / "metrics.json").read_text(encoding="utf-8"))
+        print(figures(metrics, language), quotes(replies, language), sep="\n\n", end="\n\n")

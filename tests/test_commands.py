@@ -1,7 +1,6 @@
 """Every command of the READMEs is run by a test, or named here with the reason why none can run it."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -45,7 +44,9 @@ RUN_BY = {  # command -> the test that runs it
         "tests/test_export.py::test_merged_weights_give_the_same_logits_in_plain_transformers"
     ),
     "python -m deploy.export gguf": "tests/test_export.py::test_llama_cpp_reads_a_converted_baichuan_and_agrees",
-    "python -m deploy.export ollama": "tests/test_export.py::test_a_modelfile_holds_template_persona_decoding_and_stops",
+    "python -m deploy.export ollama": (
+        "tests/test_export.py::test_a_modelfile_holds_template_persona_decoding_and_stops"
+    ),
     "python -m deploy.export card": "tests/test_export.py::test_both_parsers_of_the_card_format_accept_the_cards",
     "python -m deploy.export wpack": "tests/test_export.py::test_baichuan_gets_an_adapter_on_its_fused_projection",
     "make chat": "tests/test_sharing.py::test_the_transcript_in_the_readme_is_true",

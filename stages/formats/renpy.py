@@ -5,56 +5,55 @@ is the label in its id; a `define`d identifier becomes the character's name.
 """
 
 import ast
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-
-import regex
 
 from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 
+# Possessive marks stand on single characters and classes alone: the `re` of Python 3.11.2 reads others wrongly. Where
+# a group repeats, what begins it can begin nothing that may follow it, so a failed match gives up without a search.
 WORD = r"[a-zA-Z_\u00a0-\ufffd][0-9a-zA-Z_\u00a0-\ufffd]*+"
-STRING = r"""(?:r?"(?!"")(?:[^"\\]|\\.)*+"|r?'(?!'')(?:[^'\\]|\\.)*+'|r?`(?!``)(?:[^`\\]|\\.)*+`)"""
-WHO = rf"(?!r[\"'`]){WORD}(?:\.{WORD}|\([^()\n]*+\)|\[[^\[\]\n]*+\])*+"
+DOUBLE, SINGLE, BACK = (rf"{mark}(?!{mark}{mark})[^{mark}\\]*+(?:\\.[^{mark}\\]*+)*{mark}" for mark in "\"'`")
+STRING = rf"(?:r?{DOUBLE}|r?{SINGLE}|r?{BACK})"
+TRIPLES = [rf"{mark * 3}([^{mark}\\]*+(?:(?:\\.|{mark}(?!{mark}{mark}))[^{mark}\\]*+)*){mark * 3}" for mark in "\"'`"]
+WHO = rf"(?!r[\"'`]){WORD}(?:\.{WORD}|\([^()\n]*+\)|\[[^\[\]\n]*+\])*"
 ATTRIBUTES = (
     r"(?:[ \t]*+@[ \t]*+[-\w\u00a0-\ufffd]++|[ \t]++(?!(?:with|if|as|in|at|behind|onlayer|zorder)\b)"
-    r"[-\w\u00a0-\ufffd]++(?!['\"`]))*+[ \t]*+"
+    r"[-\w\u00a0-\ufffd]++(?!['\"`]))*[ \t]*+"
 )
-BLANK = r"(?:[ \t]*+(?:\#[^\n]*+)?\n)*+(?:[ \t]*+\#[^\n]*+)?+"
+BLANK = r"(?:[ \t]*+(?:\#[^\n]*+)?\n)*(?:[ \t]*+\#[^\n]*+)?"
 # Statements of one line that open no block and change nothing for the reader: most of a script, taken in one bite.
+PLAIN = r"[^\n\"'`\#()\[\]{}\\:]*+"
 PASSED = (
     r"(?:[ \t]*+(?:\$|(?:scene|show|hide|with|play|stop|queue|voice|pause|window|jump|call|return|image|define)\b)"
-    r"(?:[^\n\"'`\#()\[\]{}\\:]|\"[^\"\\\n]*+\"|\([^()\n\"'`\#\[\]{}\\:]*+\))*+"
-    r"(?:\#[^\n]*+)?+(?:\n|\Z)|[ \t]*+(?:\#[^\n]*+)?\n)*+"
+    rf"{PLAIN}(?:(?:\"[^\"\\\n]*+\"|\([^()\n\"'`\#\[\]{{}}\\:]*+\)){PLAIN})*"
+    r"(?:\#[^\n]*+)?(?:\n|\Z)|[ \t]*+(?:\#[^\n]*+)?\n)*"
 )
 # Blank lines and comments, the indent; then: who "what", or "who" "what", or "what"; then the end of the line, if so.
-LINE = regex.compile(
-    rf"{PASSED}{BLANK}([ \t]*+)(?:({WHO}){ATTRIBUTES}({STRING})|({STRING})(?:{ATTRIBUTES}({STRING}))?)?+"
-    r"([ \t]*+(?:\n|\Z))?+",
-    regex.DOTALL,
+LINE = re.compile(
+    rf"{PASSED}{BLANK}([ \t]*+)(?:({WHO}){ATTRIBUTES}({STRING})|({STRING})(?:{ATTRIBUTES}({STRING}))?)?"
+    r"([ \t]*+(?:\n|\Z))?",
+    re.DOTALL,
 )
-TRIPLE = regex.compile(
-    rf"(?:({WHO}|{STRING}){ATTRIBUTES})?+r?"
-    r'''(?:"""((?:[^"\\]|\\.|"(?!""))*+)"""|\'\'\'((?:[^'\\]|\\.|'(?!''))*+)\'\'\'|```((?:[^`\\]|\\.|`(?!``))*+)```)''',
-    regex.DOTALL,
-)
-INDENT = regex.compile(rf"{BLANK}([ \t]*+)")
-SIMPLE = regex.compile(r"[^\n\"'`#()\[\]{}\\]*+(?:\n|\Z)")
+TRIPLE = re.compile(rf"(?:({WHO}|{STRING}){ATTRIBUTES})?r?(?:{'|'.join(TRIPLES)})", re.DOTALL)
+INDENT = re.compile(rf"{BLANK}([ \t]*+)")
+SIMPLE = re.compile(r"[^\n\"'`#()\[\]{}\\]*+(?:\n|\Z)")
 # What decides where a logical line ends: strings and brackets hide a newline, a comment hides the rest of its line.
-PIECE = regex.compile(
-    r'''[^\n"'`#()\[\]{}\\]++|\#[^\n]*+|"""(?:[^"\\]|\\.|"(?!""))*+"""|\'\'\'(?:[^'\\]|\\.|'(?!''))*+\'\'\''''
-    rf"|{STRING}|\\.|.",
-    regex.DOTALL,
+PIECE = re.compile(
+    rf"[^\n\"'`#()\[\]{{}}\\]++|\#[^\n]*+|{TRIPLES[0]}|{TRIPLES[1]}|{STRING}|\\.|.",
+    re.DOTALL,
 )
-CLAUSE = regex.compile(r"[ \t]*+(?:\#|\(|(?:with|nointeract|id)\b)")
-CHOICE = regex.compile(r"[ \t]*+(?::|\(|if\b)")
-COLON = regex.compile(r":[ \t]*+(?:\#[^\n]*+)?\n?\Z")
-HEADER = regex.compile(rf"[ \t]*+(\$|{WORD})")
-LABEL = regex.compile(rf"[ \t]*+label[ \t]++((?:{WORD})?(?:\.{WORD})?)")
-TRANSLATE = regex.compile(rf"[ \t]*+translate[ \t]++{WORD}[ \t]++([0-9a-zA-Z_\u00a0-\ufffd]++)")
-BLOCK_ID = regex.compile(r"(.*?)_?[0-9a-f]{8}(?:_\d+)?\Z")
-PLAIN_INIT = regex.compile(r"[ \t]*+init(?:[ \t]++-?\d+)?[ \t]*+:")
-MONOLOGUE = regex.compile(r"[ \t]*+rpy[ \t]++monologue[ \t]++(double|single|none)\b")
+CLAUSE = re.compile(r"[ \t]*+(?:\#|\(|(?:with|nointeract|id)\b)")
+CHOICE = re.compile(r"[ \t]*+(?::|\(|if\b)")
+COLON = re.compile(r":[ \t]*+(?:\#[^\n]*+)?\n?\Z")
+HEADER = re.compile(rf"[ \t]*+(\$|{WORD})")
+LABEL = re.compile(rf"[ \t]*+label[ \t]++((?:{WORD})?(?:\.{WORD})?)")
+TRANSLATE = re.compile(rf"[ \t]*+translate[ \t]++{WORD}[ \t]++([0-9a-zA-Z_\u00a0-\ufffd]++)")
+BLOCK_ID = re.compile(r"(.*?)_?[0-9a-f]{8}(?:_\d+)?\Z")
+PLAIN_INIT = re.compile(r"[ \t]*+init(?:[ \t]++-?\d+)?[ \t]*+:")
+MONOLOGUE = re.compile(r"[ \t]*+rpy[ \t]++monologue[ \t]++(double|single|none)\b")
 DELIMITERS = {"double": r"\n[ ]*\n", "single": r"\n", "none": r"\Z"}
 
 WORDS = """$ call camera default define hide image init jump label layeredimage nvl pass pause play python queue return
@@ -210,12 +209,12 @@ class _Script:
             self.delimiter = DELIMITERS[mode[1]]
         return word in HOLDERS or bool(PLAIN_INIT.match(self.text, start))
 
-    def monologue(self, found: regex.Match[str]) -> Iterator[Message | Reject]:
+    def monologue(self, found: re.Match[str]) -> Iterator[Message | Reject]:
         """Each paragraph of a triple-quoted string is one say."""
         body_at, body_end = next(found.span(group) for group in (2, 3, 4) if found[group] is not None)
         self.at = self.logical_end(found.end())
         at, number, counted = body_at, self.number, found.start()
-        for border in [*regex.finditer(self.delimiter, self.text[body_at:body_end]), None]:
+        for border in [*re.finditer(self.delimiter, self.text[body_at:body_end]), None]:
             end = body_at + border.start() if border else body_end
             paragraph = self.text[at:end]
             if paragraph.strip() and paragraph.strip() != "{clear}":
@@ -261,15 +260,15 @@ class _Script:
         return Reject(self.number, self.text[start : self.at].rstrip(), reason)
 
 
-MARKED = regex.compile(r"[\\\[{%\n【]|  ")
-MARK = regex.compile(
-    r"\\u([0-9a-fA-F]{1,4})|\\(.)|(\[\[|\{\{|【【|%%)|\[((?:[^\[\]]|\[[^\[\]]*+\])*+)\]|%\((\w+)\)[sd]|【([^【】｜|]*+)[｜|][^【】]*+】"
+MARKED = re.compile(r"[\\\[{%\n【]|  ")
+MARK = re.compile(
+    r"\\u([0-9a-fA-F]{1,4})|\\(.)|(\[\[|\{\{|【【|%%)|\[([^\[\]]*+(?:\[[^\[\]]*+\][^\[\]]*+)*)\]|%\((\w+)\)[sd]|【([^【】｜|]*+)[｜|][^【】]*+】"
     r"|\{([^{}]*+)\}",
-    regex.DOTALL,
+    re.DOTALL,
 )
-SPACES = regex.compile(r"[ \n]+")
+SPACES = re.compile(r"[ \n]+")
 UNSAID = ("rt", "art", "alt")  # ruby, and text for the self-voicing machine alone
-WIDE = regex.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
+WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
 
 
 def string_text(string: str) -> str:
@@ -306,7 +305,7 @@ def clean(source: str) -> str:
     return "".join(parts) + ("" if unsaid else source[at:])
 
 
-def _shown(mark: regex.Match[str]) -> str:
+def _shown(mark: re.Match[str]) -> str:
     code, escaped, doubled, expression, old, base = mark.groups()[:6]
     if code is not None:
         return chr(int(code, 16))
@@ -321,14 +320,14 @@ def _shown(mark: regex.Match[str]) -> str:
 
 def _variable(expression: str) -> str:
     """`name!t` and `name:.2f` without what says how to print it."""
-    return regex.split(r"[!:]", expression, maxsplit=1)[0].strip()
+    return re.split(r"[!:]", expression, maxsplit=1)[0].strip()
 
 
-DEFINITION = regex.compile(
-    rf"[ \t]*+(?:(?:define|default)(?:[ \t]++-?\d+)?[ \t]++|\$[ \t]*+)?({WORD}(?:\.{WORD})*+)[ \t]*+=[ \t]*+"
-    r"(?:\w++\.)*+(\w*+)(?<=Character)\Z"
+DEFINITION = re.compile(
+    rf"[ \t]*+(?:(?:define|default)(?:[ \t]++-?\d+)?[ \t]++|\$[ \t]*+)?({WORD}(?:\.{WORD})*)[ \t]*+=[ \t]*+"
+    r"(?:\w++\.)*(\w*+)(?<=Character)\Z"
 )
-REGISTERED = regex.compile(r"""(?:statements\.register|register_statement)\(\s*(?:name\s*=\s*)?["'](\w+)""")
+REGISTERED = re.compile(r"""(?:statements\.register|register_statement)\(\s*(?:name\s*=\s*)?["'](\w+)""")
 NEAR = 400  # characters before `Character(` in which its line must begin
 ARGUMENTS = 3000  # characters in which its arguments must end
 
@@ -425,12 +424,12 @@ def _inherited(identifier: str, names: Mapping[str, str], kinds: Mapping[str, st
     return names.get(identifier, "")
 
 
-MARKER = regex.compile(
+MARKER = re.compile(
     r"[ \t]*+(?:label[ \t]+[\w.]+.*:|menu\b.*:|translate[ \t]+\w+[ \t]+\S+:|(?:define|default)[ \t]+[\w.]+[ \t]*="
     r"|image[ \t].+[=:]|jump[ \t]+\w+|(?:init|screen|style|transform|python|scene|show|testcase)\b.*"
     r"|\$.*=.*|return)[ \t]*\Z"
 )
-SAY = regex.compile(rf"[ \t]*+{WORD}{ATTRIBUTES}{STRING}[ \t]*\Z", regex.DOTALL)
+SAY = re.compile(rf"[ \t]*+{WORD}{ATTRIBUTES}{STRING}[ \t]*\Z", re.DOTALL)
 HEAD = 200  # non-blank lines that are looked at
 
 
