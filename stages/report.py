@@ -1,12 +1,14 @@
-"""Everything under reports/ -> reports/report.html: one self-contained page, drawn in about a second.
+"""Everything under reports/, hashes of the data, params.yaml -> reports/report.html: one page, drawn in about a second.
 
 It only draws: no reply is made anew, nothing is fetched, equal inputs give equal bytes. Text of the script is escaped.
 """
 
 import difflib
 import json
+from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -15,19 +17,25 @@ from typing import Any
 import orjson
 import pandas
 
-from stages.charts import curves, histogram, interval_plot
+from stages.charts import bar, columns, curves, histogram, interval_plot
 from stages.cli import run
+from stages.params import read_section
 from stages.records import InputError, read_jsonl
 
 REPORTS = Path("reports")
 TEMPLATE = Path("stages/report_page.html")
 PAGE = REPORTS / "report.html"
+DATA = tuple(Path("processed") / name for name in ("lines.jsonl", "clean.jsonl", "dataset/train.jsonl"))
+SECTIONS = ("extract", "filter", "denoise", "format", "train", "evaluate")
 RECEIPTS_SHOWN = 40
 REJECTS_SHOWN = 40
 CAST_SHOWN = 40
+LONGEST, BINS = 60, 20  # characters: the last bar of the lengths, and the bars
 
 Numbers = dict[str, Any]
 Row = dict[str, Any]
+Label = tuple[str, str]  # English, Chinese
+Spoken = tuple[str, list[Row]]  # one reply of a conversation, and the spans that the metrics saw in it
 
 FAILURES = {
     "swearing": ("Swearing", "说脏话"),
@@ -36,6 +44,55 @@ FAILURES = {
     "hardware": ("“A graphics card”", "自称显卡"),
     "filler": ("Endless filler", "嗯……没完没了"),
     "role": ("Out of role", "跳出角色"),
+}
+
+SIDES = {"base": ("base", "基座"), "adapter": ("adapter", "适配器"), "real": ("real lines", "真实台词")}
+IN_CHAT = ("adapter, as in chat", "适配器（聊天设置）")
+
+KINDS = {
+    **FAILURES,
+    "held_out": ("Held-out turns", "留出台词"),
+    "identity": ("Identity", "身份"),
+    "name": ("The user's name", "用户的名字"),
+    "lore": ("What the work tells", "作品设定"),
+}
+
+# what a highlight can mean
+SEEN = {**FAILURES, "claim": ("The claim asked about", "所问的说法"), "forbidden": ("Forbidden words", "禁止的话")}
+
+DECODINGS = {"greedy": ("greedy", "贪心"), "chat": ("as in chat", "聊天设置")}
+
+LEFT_OUT = {
+    "choice": ("choices of the player", "玩家的选项"),
+    "narration_outside_dialogues": ("narration outside dialogues", "对话之外的叙述"),
+    "opens_without_prompt": ("the character opens, nobody asked", "角色先开口，没有上文"),
+    "third_speaker": ("somebody else speaks", "第三人说的话"),
+    "too_few_turns": ("dialogues of too few turns", "话轮太少的对话"),
+    "unanswered": ("the partner speaks, no answer follows", "搭档说了，没有回答"),
+}
+
+SPLITS = {"train": ("train", "训练"), "validation": ("validation", "验证"), "test": ("test", "测试")}
+
+LINES = {
+    "speech": ("speech", "对白"),
+    "narration": ("narration", "叙述"),
+    "thought": ("thought", "内心"),
+    "choice": ("choices", "选项"),
+    "direction": ("directions", "舞台指示"),
+}
+
+SOURCES = {
+    "character": ("character", "角色"),
+    "exam_sha256": ("exam, SHA-256", "考卷 SHA-256"),
+    "probes_sha256": ("probes, SHA-256", "探针 SHA-256"),
+    "adapter_sha256": ("adapter, SHA-256", "适配器 SHA-256"),
+    "base_model": ("base model", "基座模型"),
+    "revision": ("revision of the base", "基座的版本"),
+    "device": ("device", "设备"),
+    "dtype_of_scores": ("precision of scores", "打分精度"),
+    "dtype_of_replies": ("precision of replies", "回复精度"),
+    "torch": ("PyTorch", "PyTorch"),
+    "transformers": ("Transformers", "Transformers"),
 }
 
 # name in metrics.json -> label, Chinese label, whether more is better (None: should be near the real lines)
@@ -57,12 +114,12 @@ METRICS: dict[str, tuple[str, str, bool | None]] = {
     "language_drift_rate": ("Replies in another language", "换了语言的回复", None),
     "length_median": ("Median length, characters", "长度中位数（字）", None),
     "distinct_2": ("Distinct bigrams", "不重复二元组比例", None),
-    "self_bleu": ("Self-BLEU", "Self-BLEU", None),
+    "self_bleu": ("Self-BLEU: likeness of the replies", "Self-BLEU：回复彼此的相似", None),
     "copied_20_rate": ("20 characters or more copied from training", "照抄训练文本 20 字以上", None),
 }
 
 CONTROLS = {
-    "specificity": ("Specificity: gained on her turns beyond his", "特异性：她的台词比他的多学到多少"),
+    "specificity": ("Specificity: gained on the character beyond the partner", "特异性：角色的台词比搭档的多学到多少"),
     "context_gain": ("True context over a shuffled one, adapter", "真实语境优于打乱语境（适配器）"),
     "context_gain_over_base": ("… beyond what the base gains from it", "……比基座多出的部分"),
     "generalisation_gap": ("Generalisation gap: test minus train", "泛化差距：测试减训练"),
@@ -77,11 +134,18 @@ def both(english: str, chinese: str) -> str:
     return f'<span class="en">{escape(english)}</span><span class="zh" lang="zh">{escape(chinese)}</span>'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of ready cells that scrolls sideways on a phone."""
+def named(labels: Mapping[str, Label], name: str) -> str:
+    """The label of a name in both languages, or the name itself where there is none."""
+    return both(*labels[name]) if name in labels else escape(name)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """A table of ready cells that scrolls sideways on a phone; of kind `stacked …` it turns its rows into cards."""
     cells = "".join(f"<th>{cell}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def section(name: str, title: str, *parts: str) -> str:
@@ -89,9 +153,19 @@ def section(name: str, title: str, *parts: str) -> str:
     return f'<section id="{name}"><h2>{title}</h2>{"".join(parts)}</section>'
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, sign: str = "") -> str:
     """A number, or a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return "–"
+    digits = 0 if abs(value) >= 10 or (abs(value) > 2 and value == int(value)) else 2
+    return f"{value:{sign}.{digits}f}".replace("-", "−")
+
+
+def bars(head: Sequence[str], counts: Iterable[tuple[str, int]]) -> str:
+    """A table of labels and counts, with a bar for each."""
+    counts = list(counts)
+    most = max((count for _, count in counts), default=0) or 1
+    return table([*head, ""], [[label, str(count), bar(count / most)] for label, count in counts], "bars")
 
 
 def percent(value: float | None) -> str:
@@ -114,39 +188,79 @@ def marked(text: str, spans: Iterable[Row]) -> str:
 
 
 def verdict(metrics: Numbers) -> str:
-    """What the intervals allow to be said, in a sentence."""
-    fit = metrics["difference"]["bits_per_character_core"]
-    specific = metrics["difference"].get("specificity", {})
-    listens = metrics["difference"].get("context_gain", {})
+    """What the intervals allow to be said, in a few sentences."""
+    name = metrics["provenance"].get("character")
+    parts = [_fit(metrics["difference"], name or "the character", name or "角色"), _own(metrics["difference"])]
+    parts.append(_remaining(metrics["scorecard"]))
+    return f'<p class="verdict">{both(" ".join(en for en, _ in parts), "".join(zh for _, zh in parts))}</p>'
+
+
+def _fit(difference: Numbers, name: str, name_zh: str) -> Label:
+    fit = difference["bits_per_character_core"]
     if fit["high"] < 0:
-        first = f"The adapter fits her better than the base: {-fit['estimate']:.2f} bits per character fewer."
-        first_zh = f"适配器比基座更贴近她：每字少 {-fit['estimate']:.2f} 比特。"
-    elif fit["low"] > 0:
-        first, first_zh = "The adapter fits her worse than the base.", "适配器比基座更不像她。"
-    else:
-        first = f"No difference from the base is shown (a smaller one than {fit['detectable']:.2f} bits would not be)."
-        first_zh = f"看不出与基座的差别（小于 {fit['detectable']:.2f} 比特的差别无法显示）。"
-    own = _shown(
-        specific, "The gain is her own voice", "It is not shown that the gain is her own voice rather than script text"
+        gain, low, high = (f"{-fit[key]:.2f}" for key in ("estimate", "high", "low"))
+        return (
+            f"The adapter fits {name} better than the base: {gain} bits per character fewer (95 %: {low} to {high}).",
+            f"适配器比基座更贴近{name_zh}：每字少 {gain} 比特（95 % 区间 {low} 至 {high}）。",
+        )
+    if fit["low"] > 0:
+        return f"The adapter fits {name} worse than the base.", f"适配器比基座更不像{name_zh}。"
+    least = f"{fit['detectable']:.2f}"
+    return (
+        f"No difference from the base is shown (a smaller one than {least} bits would not be).",
+        f"看不出与基座的差别（小于 {least} 比特的差别无法显示）。",
     )
-    own_zh = _shown(specific, "学到的是她自己的声音", "尚不能证明学到的是她的声音，而不只是剧本文字")
-    context = _shown(listens, "she listens to the context.", "it is not shown that she listens to the context.")
-    context_zh = _shown(listens, "她会听上文。", "尚不能证明她会听上文。")
-    return f'<p class="verdict">{both(f"{first} {own}; {context}", f"{first_zh}{own_zh}；{context_zh}")}</p>'
 
 
-def _shown(of: Numbers, yes: str, no: str) -> str:
-    return yes if of.get("low") is not None and of["low"] > 0 else no
+def _own(difference: Numbers) -> Label:
+    """Whether the voice is the character's own, and whether the context is heard."""
+    own = _shown(difference.get("specificity"))
+    heard, more = (_shown(difference.get(name)) for name in ("context_gain", "context_gain_over_base"))
+    voice = (
+        ("The gain is the character's own voice;", "学到的是角色自己的声音；")
+        if own
+        else (
+            "It is not shown that the gain is the character's own voice rather than script text;",
+            "尚不能证明学到的是角色的声音，而不只是剧本文字；",
+        )
+    )
+    context = {
+        (True, True): ("the context is heard, more than by the base.", "会听上文，而且胜过基座。"),
+        (True, False): ("the context is heard, not shown to be more than by the base.", "会听上文，但看不出胜过基座。"),
+    }.get((heard, more), ("it is not shown that the context is heard.", "尚不能证明会听上文。"))
+    return f"{voice[0]} {context[0]}", f"{voice[1]}{context[1]}"
+
+
+def _remaining(scorecard: Numbers) -> Label:
+    """The failures that are shown to be more frequent than in the real lines."""
+    worse = [name for name in FAILURES if _worse(scorecard[name]["greedy"]["adapter"], scorecard[name]["real"])]
+    if not worse:
+        return (
+            "None of the six failures is shown to be more frequent than in the real lines.",
+            "六种毛病都看不出比真实台词更常见。",
+        )
+    rates = [percent(scorecard[name]["greedy"]["adapter"]["rate"]) for name in worse]
+    english = ", ".join(f"{FAILURES[name][0].lower()} ({rate})" for name, rate in zip(worse, rates, strict=True))
+    chinese = "、".join(f"{FAILURES[name][1]}（{rate}）" for name, rate in zip(worse, rates, strict=True))
+    return f"Still more frequent than in the real lines: {english}.", f"仍比真实台词常见：{chinese}。"
+
+
+def _worse(adapter: Numbers, real: Numbers) -> bool:
+    return None not in (adapter["low"], real["high"]) and adapter["low"] > real["high"]
+
+
+def _shown(difference: Numbers | None) -> bool:
+    return bool(difference) and difference["low"] is not None and difference["low"] > 0
 
 
 def scorecard(metrics: Numbers, rows: Sequence[Row]) -> str:
     """The six known failures of base, adapter and real lines, each with the adapter's worst reply."""
     head = [
         both("Failure", "毛病"),
-        both("base", "基座"),
-        both("adapter", "适配器"),
-        both("adapter, as in chat", "适配器（聊天设置）"),
-        both("real lines", "真实台词"),
+        both(*SIDES["base"]),
+        both(*SIDES["adapter"]),
+        both(*IN_CHAT),
+        both(*SIDES["real"]),
         both("worst reply of the adapter", "适配器最糟的回复"),
     ]
     body = []
@@ -154,53 +268,72 @@ def scorecard(metrics: Numbers, rows: Sequence[Row]) -> str:
         card = metrics["scorecard"][name]
         cells = [card["greedy"]["base"], card["greedy"]["adapter"], card.get("chat", {}).get("adapter"), card["real"]]
         worst = next((c["worst"] for c in cells[1:3] if c and c["worst"] is not None), None)
-        body.append([both(*label), *(_rate(cell) for cell in cells), _worst(rows, worst)])
+        body.append([both(*label), *(_rate(cell) for cell in cells), _worst(rows, worst, name)])
     note = both(
-        "Rates over held-out turns and the probes that provoke the failure, with 95 % intervals over scenes.",
-        "在留出台词与相应探针上的比例，方括号内为按场景自助法的 95 % 区间。",
+        "Rates over held-out turns and the probes that provoke the failure; below each its 95 % interval over scenes, "
+        "or the count where all replies agree.",
+        "在留出台词与相应探针上的比例，下方为按场景自助法的 95 % 区间；所有回复一致时，写明条数。",
     )
-    return section("scorecard", both("The six known failures", "六种已知的毛病"), f"<p>{note}</p>", table(head, body))
+    return section(
+        "scorecard",
+        both("The six known failures", "六种已知的毛病"),
+        f"<p>{note}</p>",
+        table(head, body, "stacked card"),
+    )
 
 
 def _rate(cell: Numbers | None) -> str:
     if not cell or cell["rate"] is None:
         return "–"
     tone = "good" if cell["rate"] == 0 else "bad" if cell["rate"] > 0.1 else "fair"
-    bounds = f"{100 * cell['low']:.0f}–{percent(cell['high'])}"
+    if cell["low"] == cell["high"]:
+        bounds = both(f"of {cell['replies']}", f"共 {cell['replies']} 条")  # 0–0 % would sound certain
+    else:
+        bounds = f"{100 * cell['low']:.0f}–{percent(cell['high'])}"
     return f'<b class="{tone}">{percent(cell["rate"])}</b> <small class="range">{bounds}</small>'
 
 
-def _worst(rows: Sequence[Row], index: int | None) -> str:
+def _worst(rows: Sequence[Row], index: int | None, failure: str) -> str:
+    """The question and the reply that shows the failure: not always the last of a conversation."""
     if index is None:
         return both("none", "无")
-    row = rows[index]
-    reply = row["adapter"]
-    return f'<q class="ask">{escape(row["asks"][-1])}</q><br><q>{marked(reply["text"], reply["seen"])}</q>'
+    turns = list(zip(rows[index]["asks"], spoken(rows[index]["adapter"]), strict=True))
+    showing = [turn for turn in turns if any(s["metric"] in (failure, "claim", "forbidden") for s in turn[1][1])]
+    ask, (text, spans) = (showing or turns)[-1]
+    return f'<q class="ask">{escape(ask)}</q><br><q>{marked(text, spans)}</q>'
+
+
+def spoken(reply: Row) -> list[Spoken]:
+    """Every reply of a conversation with what was seen in it; the last is the judged one."""
+    earlier = reply.get("replies", [reply["text"]])[:-1]
+    before = reply.get("seen_before", [])
+    found = [(text, [span for span in before if span["reply"] == index]) for index, text in enumerate(earlier)]
+    return [*found, (reply["text"], reply["seen"])]
 
 
 # --- metrics
 
 
 def metric_table(metrics: Numbers) -> str:
-    """Every figure of base, adapter and real lines, and the difference with its interval drawn."""
-    head = [
-        "",
-        both("base", "基座"),
-        both("adapter", "适配器"),
-        both("real lines", "真实台词"),
-        both("adapter − base, 95 %", "适配器 − 基座，95 %"),
-    ]
+    """Every figure of base, adapter and real lines with its interval, and the difference with its interval drawn."""
+    head = ["", *(both(*label) for label in SIDES.values()), both("adapter − base, 95 %", "适配器 − 基座，95 %")]
     body = []
     for name, (english, chinese, better) in METRICS.items():
-        values = [metrics[side].get(name) for side in ("base", "adapter", "real")]
-        if any(value is not None for value in values):
+        if any(metrics[side].get(name) is not None for side in SIDES):
             difference = metrics["difference"].get(name) or {}
-            body.append([both(english, chinese), *(number(value) for value in values), _difference(difference, better)])
+            sides = (_figure(metrics, side, name) for side in SIDES)
+            body.append([both(english, chinese), *sides, _difference(difference, better)])
     for name, label in CONTROLS.items():
         difference = metrics["difference"].get(name) or {}
         if difference:
             body.append([both(*label), "", number(difference["estimate"]), "", _difference(difference, None)])
-    return section("metrics", both("Figures", "数据"), _counts(metrics), table(head, body))
+    return section("metrics", both("Figures", "指标"), _counts(metrics), table(head, body, "stacked compared"))
+
+
+def _figure(metrics: Numbers, side: str, name: str) -> str:
+    low, high = metrics.get("intervals", {}).get(side, {}).get(name) or (None, None)
+    bounds = f'<small class="range">{number(low)}–{number(high)}</small>' if low is not None and low != high else ""
+    return number(metrics[side].get(name)) + bounds
 
 
 def _difference(found: Numbers, better: bool | None) -> str:
@@ -209,18 +342,20 @@ def _difference(found: Numbers, better: bool | None) -> str:
     low, high = found["low"], found["high"]
     sign = 0 if low <= 0 <= high else 1 if low > 0 else -1
     tone = "" if not sign or better is None else "good" if (sign > 0) == better else "bad"
-    words = f'<small class="range {tone}">{found["estimate"]:+.2f} [{low:+.2f}, {high:+.2f}]</small>'
+    estimate = number(found["estimate"], "+")
+    words = f'<small class="range {tone}">{estimate} [{number(low, "+")}, {number(high, "+")}]</small>'
     return interval_plot(found["estimate"], low, high, tone) + words
 
 
 def _counts(metrics: Numbers) -> str:
     count = metrics["counts"]
     english = (
-        f"{count['test_turns']} held-out turns of hers ({count['core_turns']} core) in {count['test_scenes']} scenes; "
+        f"{count['test_turns']} held-out turns of the character ({count['core_turns']} core) "
+        f"in {count['test_scenes']} scenes; "
         f"{count['held_out_replies']} replies to held-out contexts; {count['probe_conversations']} probe conversations."
     )
     chinese = (
-        f"留出 {count['test_scenes']} 场、她的 {count['test_turns']} 段台词（其中核心 {count['core_turns']} 段）；"
+        f"留出 {count['test_scenes']} 场、角色的 {count['test_turns']} 段台词（其中核心 {count['core_turns']} 段）；"
         f"对留出语境回复 {count['held_out_replies']} 条；探针对话 {count['probe_conversations']} 组。"
     )
     return f"<p>{both(english, chinese)}</p>"
@@ -231,26 +366,21 @@ def probe_table(metrics: Numbers) -> str:
     kinds = sorted(name for name in metrics["base"] if name.startswith("probes_passed_"))
     body = [
         [
-            escape(name.removeprefix("probes_passed_")),
+            named(KINDS, name.removeprefix("probes_passed_")),
             *(percent(metrics[side].get(name)) for side in ("base", "adapter", "adapter_chat")),
         ]
         for name in kinds
     ]
-    head = [
-        both("Probes passed", "探针通过率"),
-        both("base", "基座"),
-        both("adapter", "适配器"),
-        both("adapter, as in chat", "适配器（聊天设置）"),
-    ]
+    head = [both("Probes passed", "探针通过率"), both(*SIDES["base"]), both(*SIDES["adapter"]), both(*IN_CHAT)]
     return section("probes", both("Identity probes", "身份探针"), table(head, body))
 
 
 def learning(frame: pandas.DataFrame) -> str:
     """The curves of reports/train.tsv."""
     lines = [
-        (both("train loss", "训练损失"), frame["step"], frame["train_loss"]),
+        (both("train loss, by step", "训练损失（按步）"), frame["step"], frame["train_loss"]),
         (
-            both("validation, bits per character", "验证，每字比特数"),
+            both("validation, bits per character, by step", "验证集每字比特数（按步）"),
             frame["step"],
             frame["validation_bits_per_character"],
         ),
@@ -261,18 +391,12 @@ def learning(frame: pandas.DataFrame) -> str:
 
 def lengths(rows: Sequence[Row]) -> str:
     """How long replies are, beside the real ones."""
+    judged = [row for row in rows if row["source"] == "held_out" and row["decoding"] == "greedy"]
     drawn = []
-    for side, label in (
-        ("real", ("real lines", "真实台词")),
-        ("adapter", ("adapter", "适配器")),
-        ("base", ("base", "基座")),
-    ):
-        own = [
-            row[side]["length"]
-            for row in rows
-            if row["source"] == "held_out" and row["decoding"] == "greedy" and row[side]
-        ]
-        drawn.append(f"<figure><figcaption>{both(*label)}</figcaption>{histogram(own, 60, 20)}</figure>")
+    for side in ("real", "adapter", "base"):
+        own = [row[side]["length"] for row in judged if row[side]]
+        label = both(*(f"{words}, n = {len(own)}" for words in SIDES[side]))
+        drawn.append(f"<figure><figcaption>{label}</figcaption>{histogram(own, LONGEST, BINS)}</figure>")
     return section(
         "lengths", both("Reply lengths, characters", "回复长度（字）"), f'<div class="figures">{"".join(drawn)}</div>'
     )
@@ -282,44 +406,40 @@ def lengths(rows: Sequence[Row]) -> str:
 
 
 def browser(rows: Sequence[Row]) -> str:
-    """The replies as data for the page's own search."""
+    """The replies as data for the page's own search, with every label it needs."""
     shown = [
         {
             "kind": row["kind"] or "held_out",
             "decoding": row["decoding"],
             "id": row["id"],
-            "said": [*(f"{m['role']}: {m['content']}" for m in row["context"]), *_asked(row)],
-            **{side: _reply(row[side]) for side in ("base", "adapter", "real")},
+            "context": [[m["role"], m["content"]] for m in row["context"]],
+            "asks": row["asks"],
+            **{side: _reply(row[side]) for side in SIDES},
         }
         for row in rows
         if row["adapter"]
     ]
+    labels = {"kind": KINDS, "decoding": DECODINGS, "side": SIDES, "seen": SEEN}
     controls = (
         f'<p class="controls"><label>{both("Kind", "类别")} <select id="kind"></select></label> '
         f'<label>{both("Decoding", "解码")} <select id="decoding"></select></label> '
-        f'<input id="search" type="search" placeholder="搜索 / search" aria-label="search"> '
+        f'<input id="search" type="search"> '
         f'<label><input id="seen" type="checkbox"> {both("only what a metric marked", "只看被指标标出的")}</label> '
         f'<output id="count"></output></p>'
     )
-    return section("replies", both("Replies", "回复"), controls, '<div id="list"></div>', embed("rows", shown))
-
-
-def _asked(row: Row) -> list[str]:
-    """The turns of a conversation up to the judged reply, the adapter's own answers between them."""
-    between = row["adapter"]["replies"][:-1]
-    lines = []
-    for index, ask in enumerate(row["asks"]):
-        lines.append(f"user: {ask}")
-        if index < len(between):
-            lines.append(f"adapter: {between[index]}")
-    return lines
+    more = f'<p><button id="more" type="button">{both("show more", "显示更多")}</button></p>'
+    data = embed("rows", {"labels": labels, "rows": shown})
+    return section("replies", both("Replies", "回复"), controls, '<div id="list"></div>', more, data)
 
 
 def _reply(reply: Row | None) -> Row | None:
-    return reply and {
-        "html": marked(reply["text"], reply["seen"]),
+    if reply is None:
+        return None
+    turns = spoken(reply)
+    return {
+        "html": [marked(text, spans) for text, spans in turns],
         "passed": reply.get("passed"),
-        "seen": bool(reply["seen"]),
+        "seen": sorted({span["metric"] for _, spans in turns for span in spans}),
     }
 
 
@@ -336,32 +456,43 @@ def embed(name: str, value: Any) -> str:
 
 def story(extract: Numbers, filtered: Numbers, denoise: Numbers) -> str:
     """Lines in, kept, learned; and why the rest was left out."""
-    lines, reasons = filtered["lines"], filtered["lines"]["left_out"]
+    lines = filtered["lines"]
     steps = [
         (both("messages in the script", "剧本中的消息"), extract["totals"]["messages"]),
         (both("in dialogues of the two leads", "进入两位主角对话的"), lines["used"]),
-        (both("train and validation lines before cleaning", "清洗前的训练与验证台词"), denoise["lines_in"]),
+        (both("spoken in train and validation, before cleaning", "训练与验证中的台词，清洗前"), denoise["lines_in"]),
         (both("after cleaning", "清洗后"), denoise["lines_out"]),
-        (both("turns of hers that are learned", "学习的她的话轮"), denoise["learned_turns_out"]),
+        (both("turns of the character to learn", "要学习的角色话轮"), _learned(denoise)),
     ]
-    flow = table([both("Step", "步骤"), both("count", "数量")], [[label, str(count)] for label, count in steps])
-    left = table(
-        [both("Left out by filter", "filter 略去的"), both("lines", "行")],
-        [[escape(k), str(v)] for k, v in reasons.items()],
-    )
-    turns = table(
-        [both("Turns per dialogue", "每段对话的话轮数"), both("dialogues", "对话数")],
-        [[escape(k), str(v)] for k, v in filtered["turns_per_dialogue"].items()],
-    )
-    split = " · ".join(f"{name} {count}" for name, count in filtered["dialogues"].items())
+    kinds = [(named(LINES, name), count) for name, count in extract.get("kinds", {}).items()]
+    left = sorted(lines["left_out"].items(), key=lambda item: -item[1])
+    counted = both("lines", "行")
     return section(
         "data",
         both("The data's story", "数据的来历"),
-        flow,
-        f"<p>{both('dialogues', '对话')}: {split}</p>",
-        left,
-        turns,
+        bars([both("Step", "步骤"), both("count", "数量")], steps),
+        bars([both("Kinds of messages", "消息种类"), counted], sorted(kinds, key=lambda kind: -kind[1])),
+        bars([both("Left out by filter", "filter 略去的"), counted], [(named(LEFT_OUT, k), v) for k, v in left]),
+        dialogues(filtered),
     )
+
+
+def _learned(denoise: Numbers) -> int:
+    return denoise.get("holes", denoise)["learned_turns_out"]
+
+
+def dialogues(filtered: Numbers) -> str:
+    """Dialogues and turns by split, and how many turns a dialogue has."""
+    turns = filtered.get("turns", {})
+    rows = [[named(SPLITS, k), str(v), str(turns.get(k, "–"))] for k, v in filtered["dialogues"].items()]
+    counts = {int(k): v for k, v in filtered["turns_per_dialogue"].items()}
+    sizes = sorted({*range(2, max(counts, default=2) + 1, 2), *counts})
+    ticks = {i: str(size) for i, size in enumerate(sizes) if i % (len(sizes) // 10 + 1) == 0}
+    drawn = columns([counts.get(size, 0) for size in sizes], [str(size) for size in sizes], ticks, "")
+    caption = both("dialogues by their number of turns", "对话数（按话轮数）")
+    head = [both("Split", "划分"), both("dialogues", "对话"), both("turns", "话轮")]
+    figure = f"<figure><figcaption>{caption}</figcaption>{drawn}</figure>"
+    return f'<div class="figures"><div>{table(head, rows)}</div>{figure}</div>'
 
 
 def rules(denoise: Numbers, receipts: Sequence[Row]) -> str:
@@ -382,7 +513,8 @@ def rule(name: str, count: Numbers, own: Sequence[Row]) -> str:
         return f'<p class="rule">{summary}</p>'
     items = "".join(f"<li>{place(r)} {diff(r)}</li>" for r in own[:RECEIPTS_SHOWN])
     rest = len(own) - RECEIPTS_SHOWN
-    more = f"<li>… {rest} more in reports/dropped.jsonl</li>" if rest > 0 else ""
+    where = "reports/dropped.jsonl"
+    more = f"<li>{both(f'… {rest} more in {where}', f'……另有 {rest} 条，见 {where}')}</li>" if rest > 0 else ""
     return f"<details><summary>{summary}</summary><ul>{items}{more}</ul></details>"
 
 
@@ -438,8 +570,10 @@ def file_table(files: Sequence[Row]) -> str:
 
 def cast_table(speakers: Sequence[Row]) -> str:
     """The speakers by lines."""
-    rows = [[escape(s["name"]), str(s["lines"])] for s in speakers[:CAST_SHOWN]]
-    return table([both("Speaker", "说话人"), both("lines", "行")], rows)
+    rest = len(speakers) - CAST_SHOWN
+    more = f"<p><small>{both(f'and {rest} more', f'另有 {rest} 人')}</small></p>" if rest > 0 else ""
+    head = [both("Speaker", "说话人"), both("lines", "行")]
+    return bars(head, [(escape(s["name"]), s["lines"]) for s in speakers[:CAST_SHOWN]]) + more
 
 
 def listed(title: str, items: Sequence[str]) -> str:
@@ -447,17 +581,38 @@ def listed(title: str, items: Sequence[str]) -> str:
     return f"<h3>{title}</h3><ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>" if items else ""
 
 
-def provenance(metrics: Numbers) -> str:
-    """What the figures were made from."""
-    rows = [[escape(name), f"<code>{escape(str(value))}</code>"] for name, value in metrics["provenance"].items()]
-    return section("provenance", both("Provenance", "出处"), table([both("of", "项目"), both("value", "值")], rows))
+def provenance(metrics: Numbers, hashes: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    """What the figures were made from: hashes, versions, and every parameter."""
+    known = [(named(SOURCES, name), value) for name, value in metrics["provenance"].items() if value is not None]
+    files = [(f"<code>{escape(name)}</code>, SHA-256", value) for name, value in hashes.items()]
+    rows = [[label, f"<code>{escape(str(value))}</code>"] for label, value in (*known, *files)]
+    head = [both("of", "项目"), both("value", "值")]
+    title = both("Parameters, params.yaml", "参数 params.yaml")
+    sections = "".join(parameters(name, values) for name, values in params.items())
+    return section("provenance", both("Provenance", "出处"), table(head, rows, "long"), f"<h3>{title}</h3>", sections)
+
+
+def parameters(name: str, values: Any) -> str:
+    """One section of params.yaml to unfold, a row a value."""
+    rows = [[f"<code>{escape(key)}</code>", f"<code>{escape(value)}</code>"] for key, value in flat(values)]
+    head = [both("key", "键"), both("value", "值")]
+    return f"<details><summary><code>{escape(name)}</code></summary>{table(head, rows, 'long')}</details>"
+
+
+def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and values, as `dvc exp run -S` names them; lists in one row."""
+    if not isinstance(values, dict) or not values:
+        yield prefix, json.dumps(values, ensure_ascii=False, default=str)
+        return
+    for key, value in values.items():
+        yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 # --- the page
 
 
 def page(reports: dict[str, Any], template: str) -> str:
-    """The whole page from everything that was read."""
+    """The whole page from everything that was read; its policy allows the template's own script alone."""
     metrics, rows = reports["metrics"], reports["replies"]
     body = [
         verdict(metrics),
@@ -470,10 +625,14 @@ def page(reports: dict[str, Any], template: str) -> str:
         story(reports["extract"], reports["filter"], reports["denoise"]),
         rules(reports["denoise"], reports["dropped"]),
         sources(reports["extract"], reports["rejects"]),
-        provenance(metrics),
+        provenance(metrics, reports["hashes"], reports["params"]),
     ]
     name = metrics["provenance"].get("character", "")
-    return template.replace("{{title}}", escape(f"{name} report".strip())).replace("{{body}}", "\n".join(body))
+    script = template.split("<script>")[1].split("</script>")[0]
+    html = template.replace("{{script}}", b64encode(sha256(script.encode()).digest()).decode())
+    html = html.replace("{{title}}", escape(f"{name} report".strip()))
+    html = html.replace("{{heading}}", both(f"{name} report".strip(), f"{name} 报告".strip()))
+    return html.replace("{{body}}", "\n".join(body))
 
 
 def read_reports() -> dict[str, Any]:
@@ -483,13 +642,19 @@ def read_reports() -> dict[str, Any]:
     }
     found |= {name: list(read_jsonl(REPORTS / f"{name}.jsonl")) for name in ("dropped", "rejects", "replies")}
     found["curves"] = pandas.read_csv(REPORTS / "train.tsv", sep="\t")
+    found["hashes"] = {path.as_posix(): sha256(_bytes(path)).hexdigest() for path in DATA}
+    found["params"] = {name: read_section(name) for name in SECTIONS}
     return found
 
 
-def _json(path: Path) -> Any:
+def _bytes(path: Path) -> bytes:
     if not path.is_file():
         raise InputError(f"expected {path}, found no such file\nhint: `dvc repro` writes it")
-    return orjson.loads(path.read_bytes())
+    return path.read_bytes()
+
+
+def _json(path: Path) -> Any:
+    return orjson.loads(_bytes(path))
 
 
 def main() -> None:

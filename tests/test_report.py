@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pandas
 import pytest
+from ruamel.yaml import YAML
 
-from stages.charts import curves, histogram
-from stages.report import diff, embed, marked, page, verdict
+from stages.charts import columns, curves, histogram
+from stages.failures import FAILURES as MEASURED
+from stages.report import FAILURES, SECTIONS, diff, embed, flat, marked, page, spoken, verdict
 
 TEMPLATE = Path("stages/report_page.html").read_text(encoding="utf-8")
 EVIL = "<script>alert(1)</script>"
@@ -69,6 +71,8 @@ def reports() -> dict:
         "denoise": {"strategy": "standard", "rules": {"a_rule": counts}, **counts, "learned_turns_out": 1},
         "dropped": [receipt],
         "rejects": [{"file": "a.txt", "line": 3, "reason": "unknown", "text": EVIL}],
+        "hashes": {"processed/clean.jsonl": "0" * 64},
+        "params": {"train": {"seed": 7, "lora": {"rank": 16}}},
     }
 
 
@@ -97,12 +101,29 @@ def test_equal_inputs_give_equal_bytes(reports):
 
 def test_the_verdict_says_better_only_when_the_interval_excludes_zero(reports):
     metrics = reports["metrics"]
-    assert "fits her better than the base: 1.00 bits" in verdict(metrics)
-    assert "The gain is her own voice" in verdict(metrics)
+    assert "fits 亚托莉 better than the base: 1.00 bits per character fewer (95 %: 0.80 to 1.20)" in verdict(metrics)
+    assert "The gain is the character&#x27;s own voice" in verdict(metrics)
     metrics["difference"]["bits_per_character_core"] = difference(-1.0, 0.2)
     metrics["difference"]["specificity"] = difference(-0.1, 0.3)
     assert "No difference from the base is shown" in verdict(metrics)
-    assert "not shown that the gain is her own voice" in verdict(metrics)
+    assert "not shown that the gain is the character&#x27;s own voice" in verdict(metrics)
+
+
+def test_the_verdict_says_whether_the_base_hears_the_context_as_well(reports):
+    metrics = reports["metrics"]
+    assert "it is not shown that the context is heard." in verdict(metrics)
+    metrics["difference"] |= {"context_gain": difference(0.1, 0.3), "context_gain_over_base": difference(-0.1, 0.1)}
+    assert "the context is heard, not shown to be more than by the base." in verdict(metrics)
+    metrics["difference"]["context_gain_over_base"] = difference(0.1, 0.2)
+    assert "the context is heard, more than by the base." in verdict(metrics)
+
+
+def test_the_verdict_names_the_failures_that_remain(reports):
+    metrics = reports["metrics"]
+    assert "Still more frequent than in the real lines: swearing (20 %), " in verdict(metrics)
+    for name, cells in metrics["scorecard"].items():
+        metrics["scorecard"][name] = {**cells, "greedy": {"base": cell(0.5), "adapter": {**cell(0.2), "low": 0.0}}}
+    assert "None of the six failures is shown to be more frequent" in verdict(metrics)
 
 
 def test_what_a_metric_saw_is_highlighted_with_its_name():
@@ -121,3 +142,34 @@ def test_the_worst_reply_is_quoted_with_its_prompt(reports):
 def test_charts_leave_out_what_has_no_value():
     assert curves([0, 1, 2], [float("nan"), 2.0, 1.0]).count("<circle") == 2
     assert histogram([1, 1, 99], 60, 20).count("<rect") == 20
+
+
+def test_a_failure_in_an_earlier_reply_is_the_one_that_is_quoted(reports):
+    (row,) = reports["replies"]
+    row["asks"] = ["滚。", "怎么了？"]
+    seen = [{"reply": 0, "metric": "swearing", "start": 0, "end": 2}]
+    row["adapter"] = {**reply("没什么。"), "replies": ["滚开！", "没什么。"], "seen_before": seen}
+    assert [text for text, _ in spoken(row["adapter"])] == ["滚开！", "没什么。"]
+    assert '<q class="ask">滚。</q><br><q><mark title="swearing">滚开</mark>！</q>' in page(reports, TEMPLATE)
+
+
+def test_a_rate_of_zero_says_of_how_many(reports):
+    assert '<b class="good">0 %</b> <small class="range"><span class="en">of 1</span>' in page(reports, TEMPLATE)
+
+
+def test_every_parameter_and_hash_is_in_the_provenance(reports):
+    html = page(reports, TEMPLATE)
+    assert "<code>lora.rank</code></td><td><code>16</code>" in html
+    assert f"<code>{'0' * 64}</code>" in html
+    assert list(flat({"a": {"b": [1]}, "c": {}})) == [("a.b", "[1]"), ("c", "{}")]
+    stages = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert tuple(stages["report"]["params"]) == SECTIONS, "what the page shows is what redraws it"
+
+
+def test_the_six_failures_are_those_that_are_measured():
+    assert tuple(FAILURES) == MEASURED
+
+
+def test_bars_stand_on_one_scale():
+    html = columns([4, 2, 0], ["a", "b", "c"], {0: "a"}, "")
+    assert [float(part.split('"')[0]) for part in html.split(' height="')[1:]] == [134.0, 67.0, 0.0]
