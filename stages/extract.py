@@ -170,6 +170,7 @@ class Folder:
         self.params = params
         self.ballot = Ballot()
         self.last: File | None = None
+        self.heirs: dict[str, str] = {}  # format -> the one that its files are read as in this folder
         for source in self.sources:
             if self.setting(source.name, "encoding") == "auto" and suffix(source.name) != ".docx":
                 self.ballot.add(source.data())
@@ -207,6 +208,8 @@ class Folder:
         best = max(scores, key=lambda entry: scores[entry])
         if scores[best] <= 0:
             return FORMATS["text"], "no format knows it"
+        if best in self.heirs:
+            return FORMATS[self.heirs[best]], f"{best} {scores[best]:.2f}, and other files are {self.heirs[best]}"
         others = sorted(scores, key=lambda entry: -scores[entry])[1:2]
         return FORMATS[best], f"{best} {scores[best]:.2f}, next " + ", ".join(
             f"{other} {scores[other]:.2f}" for other in others
@@ -218,14 +221,28 @@ class Folder:
 
     def survey(self) -> dict[str, dict[str, str]]:
         """What each format that surveys learns from its files: format -> identifier -> name."""
+        chosen = self.settled()
+        return {
+            name: survey(self.file(source).text for kin in (name, *FORMATS[name].kin) for source in chosen.get(kin, ()))
+            for name in chosen
+            if (survey := FORMATS[name].survey)
+        }
+
+    def settled(self) -> dict[str, list[Source]]:
+        """Format -> its files, once the folder as a whole has decided where single files cannot tell."""
+        chosen = self.chosen()
+        heirs = {name: heir for name in chosen if (heir := FORMATS[name].heir) in chosen}
+        self.heirs = {name: heir for name, heir in heirs.items() if len(chosen[heir]) * 10 > len(chosen[name])}
+        if not self.heirs:
+            return chosen
+        self.last = None  # it was opened under the old rule
+        return self.chosen()
+
+    def chosen(self) -> dict[str, list[Source]]:
         chosen: defaultdict[str, list[Source]] = defaultdict(list)
         for source in self.sources:
             chosen[self.file(source).format.name].append(source)
-        return {
-            name: survey(self.file(source).text for source in sources)
-            for name, sources in chosen.items()
-            if (survey := FORMATS[name].survey)
-        }
+        return dict(chosen)
 
 
 def suffix(name: str) -> str:

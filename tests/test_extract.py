@@ -145,6 +145,32 @@ def test_short_files_prove_each_others_names() -> None:
     assert [row["speaker"] for row in rows].count("春日") == 2
 
 
+def test_the_scripts_beside_an_exported_dialogue_name_its_identifiers() -> None:
+    export = "Identifier\tCharacter\tDialogue\tFilename\nstart_1a2b3c4d\tlin\t下雨了。\tgame/script.rpy\n"
+    definitions = 'define lin = Character("林")\n\nlabel start:\n    return\n'
+    rows, _ = run({"a/dialogue.tab": export, "b/script.rpy": definitions})
+    assert [(row["speaker"], row["text"]) for row in rows] == [("林", "下雨了。")]
+
+
+MARKED = '*start\n[chara_new name="mai" jname="舞"]\n#mai\n傘は？[p]\n'
+UNMARKED = "*next\n[cm]\n【猫】\nニャー。[p]\n[bg storage=a.jpg]\nまたニャー。[p]\n"
+
+
+def test_one_file_that_shows_the_engine_decides_for_the_other_scenarios() -> None:
+    rows, tally = run({"a.ks": UNMARKED, "b.ks": MARKED})
+    assert [file["format"] for file in tally.files] == ["tyrano", "tyrano"]
+    assert "other files are tyrano" in tally.files[0]["format_why"]
+    assert [row["speaker"] for row in rows] == ["猫", "猫", "舞"]  # KAG would forget the cat at [p]
+    assert [file["format"] for file in run({"a.ks": UNMARKED})[1].files] == ["kag"]
+
+
+def test_a_chance_mark_in_one_file_of_many_and_a_forced_format_decide_nothing() -> None:
+    many = {f"{number:02}.ks": UNMARKED for number in range(10)}
+    assert [file["format"] for file in run({**many, "z.ks": MARKED})[1].files] == ["kag"] * 10 + ["tyrano"]
+    _, tally = run({"a.ks": UNMARKED, "b.ks": MARKED}, files={"a.ks": {"format": "kag"}})
+    assert [file["format"] for file in tally.files] == ["kag", "tyrano"]
+
+
 # --- settings
 
 

@@ -305,4 +305,4 @@ def marks(text: str) -> tuple[float, bool]:
     return min(1.0, 1.5 * sum(bool(MARKED.match(line)) for line in lines) / len(lines)), tyrano
 
 
-FORMAT = Format("kag", (".ks",), sniff, read, survey)
+FORMAT = Format("kag", (".ks",), sniff, read, survey, heir="tyrano")  # not every file of such a game shows its engine

@@ -41,10 +41,16 @@ Read = Callable[[str, Options], Iterator[Message | Reject]]
 
 
 class Format(NamedTuple):
-    """A script format: `sniff` says from 0 to 1 how much a text looks like it, `survey` collects names of all files."""
+    """A script format: `sniff` says from 0 to 1 how much a text looks like it, `survey` collects names of all files.
+
+    `kin` are formats whose files are surveyed too. A file of a format that has an `heir` is read as the heir where
+    enough of the folder's files are.
+    """
 
     name: str
     suffixes: tuple[str, ...]
     sniff: Callable[[str], float]
     read: Read
     survey: Callable[[Iterable[str]], dict[str, str]] | None = None
+    kin: tuple[str, ...] = ()
+    heir: str = ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
-from stages.formats.renpy import clean, label_of, speaker_name, with_extends
+from stages.formats.renpy import clean, label_of, speaker_name, survey, with_extends
 
 HEADER = "Identifier\tCharacter\tDialogue"
 COLUMNS = 3  # identifier, character, dialogue
@@ -49,4 +49,4 @@ def sniff(text: str) -> float:
     return float(text.startswith(HEADER))
 
 
-FORMAT = Format("renpy_tab", (".tab",), sniff, read)
+FORMAT = Format("renpy_tab", (".tab",), sniff, read, survey, kin=("renpy",))  # .rpy files define its identifiers

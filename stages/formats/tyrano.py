@@ -13,6 +13,7 @@ from stages.formats.message import Format, Message, Options, Reject
 END = rf"{kag.END}|_?tb_(?:start|end)_text"
 NAME = regex.compile(kag.NAME)
 TAGS = regex.compile(r"\[[^\[\]]*+\]|<[^<>]*+>")
+BRACKETED = regex.compile(r"【([^】\n]*+)】")  # a game that writes names out, as KAG's do
 NEW = regex.compile(r"[\[@]chara_new\s[^\]\n]*")
 
 
@@ -21,6 +22,10 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
     page = kag.Page(END, options.names, True, text)
     for piece in kag.pieces(text, tyrano=True):
         named = None if page.in_macro and piece.kind == "tag" else _speaker(piece, options.names)
+        if written := BRACKETED.match(piece.line, piece.start) if piece.kind == "text" and not piece.start else None:
+            yield from page.finish()
+            page.speaker = written[1].strip() or None
+            piece = piece._replace(value=piece.line[written.end() : piece.end])
         if named is None:
             speaker = page.speaker
             yield from page.take(piece)
