@@ -99,6 +99,11 @@ def test_a_planted_third_speaker_lowers_the_adjacent_turns_by_one():
     assert adjacent(planted) == adjacent(plain) - 1
 
 
+def test_a_planted_scene_border_lowers_the_adjacent_turns_by_one():
+    plain = script(("他", "一"), ("她", "二"), ("他", "三"), ("她", "四"))
+    assert adjacent([replace(line, scene="二") if line.line > 2 else line for line in plain]) == adjacent(plain) - 1
+
+
 def adjacent(lines: list[Line]) -> int:
     return sum(len(turns) - 1 for turns in dialogues_of(lines)[0])
 

@@ -105,6 +105,22 @@ def test_renpy_takes_the_words_of_another_engine_for_rejects_with_their_lines() 
     assert [(item.line, item.text) for item in read("renpy", "label a:\n\n夏生：早上好。\n")] == [(3, "夏生：早上好。")]
 
 
+def test_renpy_reads_attributes_captions_escapes_and_clauses_as_the_game_shows_them() -> None:
+    text = 'label a:\n    e @ happy "一" # c\n    e sad "\\"三\\" 100%% [[x] {{b}" with dissolve\n    nvl clear\n'
+    text += '    extend ""\n    menu (screen="x"):\n        "标题"\n        "乙" (tip="t"):\n            "十" id x_1\n'
+    text += 'translate schinese strings:\n    old "a"\n    new "b"\n'
+    assert said("renpy", text) == [("e", "一"), ("e", '"三" 100% [x] {b}'), (None, "标题"), (None, "乙"), (None, "十")]
+
+
+def test_tyrano_reads_a_name_written_out_in_brackets() -> None:
+    assert said("tyrano", "#舞\n一[p]\n【猫】二[p]\n三【四】[p]\n") == [("舞", "一"), ("猫", "二"), ("猫", "三【四】")]
+
+
+def test_webgal_keeps_the_speaker_until_a_colon_without_a_name() -> None:
+    text = "舞:一 -v1.ogg;\n二 -next;\n:三;\n四;\nintro:五|六;\n; 七\nsay:八 -speaker=猫;\nsetTextbox:hide;\n"
+    assert said("webgal", text) == [("舞", "一"), ("舞", "二"), (None, "三"), (None, "四"), ("猫", "八")]
+
+
 def test_an_identifier_without_definition_stays_the_speaker() -> None:
     assert said("renpy", 'label a:\n    e "hi"\n    names[0] "x"\n') == [("e", "hi"), ("{names[0]}", "x")]
 
