@@ -372,7 +372,7 @@ def probe_table(metrics: Numbers) -> str:
         for name in kinds
     ]
     head = [both("Probes passed", "探针通过率"), both(*SIDES["base"]), both(*SIDES["adapter"]), both(*IN_CHAT)]
-    return section("probes", both("Identity probes", "身份探针"), table(head, body))
+    return section("probes", both("Identity probes", "身份探针"), table(head, body, "rates"))
 
 
 def learning(frame: pandas.DataFrame) -> str:
@@ -511,11 +511,19 @@ def rule(name: str, count: Numbers, own: Sequence[Row]) -> str:
     summary = f"<code>{escape(name)}</code> {words}"
     if not own:
         return f'<p class="rule">{summary}</p>'
-    items = "".join(f"<li>{place(r)} {diff(r)}</li>" for r in own[:RECEIPTS_SHOWN])
-    rest = len(own) - RECEIPTS_SHOWN
-    where = "reports/dropped.jsonl"
-    more = f"<li>{both(f'… {rest} more in {where}', f'……另有 {rest} 条，见 {where}')}</li>" if rest > 0 else ""
+    alike: defaultdict[tuple[str, str | None], list[Row]] = defaultdict(list)
+    for receipt in own:
+        alike[receipt["before"], receipt["after"]].append(receipt)
+    items = "".join(f"<li>{receipts(group)}</li>" for group in list(alike.values())[:RECEIPTS_SHOWN])
+    rest, where = len(alike) - RECEIPTS_SHOWN, "reports/dropped.jsonl"
+    more = f"<li>{both(f'… {rest} more in {where}', f'……另有 {rest} 种，见 {where}')}</li>" if rest > 0 else ""
     return f"<details><summary>{summary}</summary><ul>{items}{more}</ul></details>"
+
+
+def receipts(alike: Sequence[Row]) -> str:
+    """Receipts of the same words before and after: the first one's place, and how many there are."""
+    times = f" <small>×{len(alike)}</small>" if len(alike) > 1 else ""
+    return f"{place(alike[0])} {diff(alike[0])}{times}"
 
 
 def place(row: Row) -> str:
@@ -565,7 +573,7 @@ def file_table(files: Sequence[Row]) -> str:
         ]
         for f in files
     ]
-    return table([both(*label) for label in (*labels, ("not understood", "未识别"))], rows)
+    return table([both(*label) for label in (*labels, ("not understood", "未识别"))], rows, "files")
 
 
 def cast_table(speakers: Sequence[Row]) -> str:
