@@ -2,9 +2,14 @@
 
 import json
 import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from selenium.webdriver.support.ui import WebDriverWait
 
 from stages.report import page
 from tests.test_report import EVIL, TEMPLATE, cell, reply, reports  # noqa: F401 (a fixture)
@@ -12,6 +17,7 @@ from tests.test_web import contrast, make_browser
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[1]
 PHONE = {"width": 390, "height": 780, "deviceScaleFactor": 2, "mobile": True}
 DESK = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 
@@ -57,6 +63,13 @@ def choose(browser, name, value):
 
 def shown(browser):
     return len(browser.find_elements("css selector", ".reply"))
+
+
+def requests(browser):
+    """The addresses, other than files, that were asked for."""
+    entries = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [e["params"]["request"]["url"] for e in entries if e["method"] == "Network.requestWillBeSent"]
+    return [url for url in sent if not url.startswith(("file:", "data:"))]
 
 
 def test_every_label_changes_with_the_language(browser):
@@ -133,9 +146,7 @@ def test_reading_asks_for_nothing(browser):
     browser.find_element("id", "lang").click()
     assert browser.get_log("browser") == []
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
-    entries = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [e["params"]["request"]["url"] for e in entries if e["method"] == "Network.requestWillBeSent"]
-    assert [url for url in sent if not url.startswith(("file:", "data:"))] == []
+    assert requests(browser) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -157,3 +168,36 @@ def test_it_is_readable_on_a_phone_in_light_and_dark(browser, scheme, tmp_path):
     assert contrast(browser, "body") >= 7 and contrast(browser, ".sides .adapter") >= 7
     parts = ("nav a", "th", "td", ".fair", ".bad", ".good", "small.range", "q.ask", ".said", "mark", ".tag", "del")
     assert {css: contrast(browser, css) for css in parts if contrast(browser, css) < 4.5} == {}
+
+
+@pytest.fixture
+def plots(tmp_path):
+    """What `dvc plots show` writes for this project's own configuration and stages."""
+    (tmp_path / ".dvc").mkdir()
+    shutil.copytree(ROOT / ".dvc" / "plots", tmp_path / ".dvc" / "plots")
+    for name in (".dvc/config", "dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "train.tsv").write_text("step\ttrain_loss\n1\t5.1\n2\t4.2\n", encoding="utf-8")
+    dvc = Path(sys.executable).parent / "dvc"
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    subprocess.run([dvc, "plots", "show", "-q"], cwd=tmp_path, env=environment, check=True)
+    return tmp_path / "dvc_plots" / "index.html"
+
+
+def test_dvc_plots_draw_offline(plots):
+    html = plots.read_text(encoding="utf-8")
+    assert re.findall(r"<(?:script|link)[^>]*(?:src|href)=", html) == [], "its scripts are inside"
+    assert len(html) < 1_500_000
+    browser = make_browser("en-US")
+    try:
+        browser.get(plots.as_uri())
+        drawn = ".vega-embed canvas, .vega-embed svg"
+        WebDriverWait(browser, 20).until(
+            lambda _: browser.find_elements("css selector", drawn), browser.get_log("browser")
+        )
+        assert browser.get_log("browser") == []
+        assert requests(browser) == []
+    finally:
+        browser.quit()
