@@ -8,7 +8,10 @@ import json
 import math
 import os
 import platform
+import re
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,12 +53,16 @@ from stages.records import InputError, write_json
 DATASET = Path("processed/dataset")
 ADAPTER = Path("models/adapter")
 CURVES = Path("reports/train.tsv")
+LAUNCH = (
+    "TRAIN_LAUNCH"  # options of accelerate launch, such as --num_processes 4; of the machine, so not in params.yaml
+)
 CHECKPOINTS = Path("checkpoints")  # in $DVC_ROOT, so that `dvc exp run --temp` finds them too
 BITS = "eval_bits_per_character"
 CURVE_OF = {"loss": "train_loss", BITS: "validation_bits_per_character"}  # the Trainer's name -> the column
 COLUMNS = ("step", "epoch", *CURVE_OF.values())
 DECODING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
 SPLITS = ("train", "validation")
+SENSES = r".*\b(?:vision|audio)\w*\..*"  # towers of a base that also sees or hears: text alone teaches them nothing
 SAVE_SECONDS = 60.0  # between checkpoints within an epoch; decides no byte of the adapter
 
 
@@ -311,6 +318,7 @@ def add_lora(model: PreTrainedModel, params: TrainParams) -> PeftModel:
     config = LoraConfig(
         task_type="CAUSAL_LM",
         target_modules=lora_targets(model),
+        exclude_modules=SENSES if any(re.fullmatch(SENSES, name) for name, _ in model.named_modules()) else None,
         r=params.rank,
         lora_alpha=params.alpha,
         lora_dropout=params.dropout,
@@ -508,6 +516,15 @@ def make_card(dataset: Path, params: TrainParams) -> dict[str, Any]:
     return card | {"base_model": params.base_model, "revision": params.revision, "decoding": params.decoding}
 
 
+def launch(options: list[str]) -> None:
+    """Run this stage as several processes, each on its own GPU; raises InputError if one of them fails."""
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "stages.train"]
+    environment = {name: value for name, value in os.environ.items() if name != LAUNCH}  # or each would launch anew
+    code = subprocess.run(command, env=environment).returncode
+    if code:
+        raise InputError(f"{' '.join(command[1:])}: expected success, got status {code}\nhint: the reason stands above")
+
+
 def main() -> None:
     options = ArgumentParser(prog="python -m stages.train", description="Train the adapter, as params.yaml says.")
     options.add_argument("--plan", action="store_true", help="train nothing: say what fits and how long it takes")
@@ -521,6 +538,8 @@ def main() -> None:
         print(import_module("stages.plan").plan(params, chosen.base or params.base_model, chosen.gpu_gb, DATASET))
         return
     check_params(params)
+    if LAUNCH in os.environ:
+        return launch(shlex.split(os.environ[LAUNCH]))
     train(params, DATASET, ADAPTER, CURVES, Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS)
 
 

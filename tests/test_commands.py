@@ -56,7 +56,7 @@ RUN_BY = {  # command -> the test that runs it
             "dvc dag",
             "dvc status",
             "dvc metrics show",
-            "dvc exp run -S filter.character=夏生 -S filter.partner=亚托莉 -n natsuki",
+            """dvc exp run -S 'filter.character="夏生"' -S 'filter.partner="亚托莉"' -n natsuki""",
             "make chat ADAPTER=natsuki",
             "dvc exp run -S train.rank=32 -n wide",
             "dvc exp show --md --only-changed",
@@ -119,7 +119,7 @@ def test_the_experiments_of_the_readme(tmp_path):
     assert "evaluate" in say("dvc dag")
     assert "up to date" in say("dvc status")
     assert "bits_per_character" in say("dvc metrics show")
-    say("dvc exp run -S filter.character=夏生 -S filter.partner=亚托莉 -n natsuki")
+    say("""dvc exp run -S 'filter.character="夏生"' -S 'filter.partner="亚托莉"' -n natsuki""")
     assert "夏生: " in say("make chat ADAPTER=natsuki")
     run(folder, environment, "git", "checkout", "-q", "--", ".")
     say("dvc exp run -S train.rank=32 -n wide")

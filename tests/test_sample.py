@@ -1,7 +1,9 @@
-"""The sample work is a work: long, varied, noisy where real scripts are, and its companions are whole."""
+"""The sample work is a work: long, varied, in six forms, and its companions are whole."""
 
+from collections import Counter
 from pathlib import Path
 
+import orjson
 import pytest
 from ruamel.yaml import YAML
 
@@ -12,3 +14,31 @@ from tests.variety import LEADS, openings, skeletons
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "raw" / "sample"
+
+
+@pytest.fixture(scope="module")
+def lines():
+    tally = Tally()
+    batches = extract(find_sources(WORK / "script", tally), load_params("extract", ExtractParams), tally)
+    return [orjson.loads(row) for batch in batches for row in batch.splitlines()]
+
+
+def test_it_is_long_and_many_speak(lines):
+    by_speaker = Counter(row["speaker"] for row in lines if row["speaker"])
+    assert len({(row["file"], row["scene"]) for row in lines}) >= 120
+    assert sum(by_speaker[lead] for lead in LEADS) >= 1800
+    assert len(set(by_speaker) - set(LEADS)) >= 5
+
+
+@pytest.mark.parametrize("lead", LEADS)
+def test_no_line_is_made_from_a_template(lines, lead):
+    said = list(dict.fromkeys(row["text"] for row in lines if row["speaker"] == lead))
+    assert skeletons(said).most_common(1)[0][1] <= 2
+    assert len(openings(said)) > 0.9 * len(said)
+
+
+def test_the_companions_are_whole():
+    probes = YAML(typ="safe").load((WORK / "probes.yaml").read_text(encoding="utf-8"))["probes"]
+    assert len(probes) >= 60
+    assert len(list(read_lore(WORK / "lore"))) >= 60
+    assert "{user}" in (WORK / "persona.md").read_text(encoding="utf-8")

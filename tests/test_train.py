@@ -5,26 +5,29 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3TextConfig, PreTrainedTokenizerFast
 
 import stages.train
 from stages.checkpoint import locked, newest, prune, seal
 from stages.params import load_params
 from stages.records import InputError, write_json, write_jsonl
-from stages.train import IGNORE, TrainParams, advise, fill, read_lessons, train, write_curves
+from stages.train import IGNORE, TrainParams, add_lora, advise, fill, launch, read_lessons, train, write_curves
 
+ROOT = Path(__file__).parents[1]
 SAID = ("我是高性能的机器人！", "夏生先生，今天吃什么？", "早上好，亚托莉。", "海边的风很舒服。", "嗯……（低下头）")
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
@@ -362,3 +365,42 @@ def test_two_processes_give_the_gradients_of_one(work, params, tmp_path):
         assert said in result.stdout
     one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
     assert max(((one[name] - two[name]).norm() / one[name].norm()).item() for name in one) < 1e-5
+
+
+def launched(work, params, folder, options):
+    """The adapter that `python -m stages.train` writes in a folder of its own, and what it said."""
+    shutil.copytree(work / "dataset", folder / "processed" / "dataset")
+    YAML().dump({"train": asdict(params)}, folder / "params.yaml")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | options
+    command = [sys.executable, "-m", "stages.train"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return load_file(folder / "models" / "adapter" / "adapter_model.safetensors"), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_environment_spreads_the_stage_over_processes(work, params, tmp_path):
+    params = replace(params, dropout=0.0)
+    one, _ = launched(work, params, tmp_path / "one", {})
+    two, said = launched(work, params, tmp_path / "two", {"TRAIN_LAUNCH": "--standalone --nproc-per-node 2"})
+    assert said.count("epoch 2:") == 1, "one of them speaks"
+    assert one.keys() == two.keys()
+    assert max(((one[name] - two[name]).norm() / one[name].norm()).item() for name in one) < 0.02, (
+        "rounding, as Adam enlarges it"
+    )
+
+
+def test_a_launch_that_fails_is_told(monkeypatch):
+    with pytest.raises(InputError, match="expected success, got status"):
+        launch(["--no-such-option"])
+
+
+def test_a_base_that_also_sees_learns_in_its_language_model_alone(params):
+    text = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    model = add_lora(AutoModelForCausalLM.from_config(config), params)
+    learned = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert len(learned) == 2 * 2 * 7 and not [name for name in learned if "vision" in name]
