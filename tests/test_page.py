@@ -18,6 +18,7 @@ from tests.test_web import contrast, make_browser
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
+CURVES = "step\ttrain_loss\tvalidation_bits_per_character\n0\t\t5.9\n1\t5.1\t\n2\t4.2\t4.8\n"
 PHONE = {"width": 390, "height": 780, "deviceScaleFactor": 2, "mobile": True}
 DESK = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 
@@ -179,7 +180,7 @@ def plots(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     (tmp_path / "reports").mkdir()
-    (tmp_path / "reports" / "train.tsv").write_text("step\ttrain_loss\n1\t5.1\n2\t4.2\n", encoding="utf-8")
+    (tmp_path / "reports" / "train.tsv").write_text(CURVES, encoding="utf-8")
     dvc = Path(sys.executable).parent / "dvc"
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     subprocess.run([dvc, "plots", "show", "-q"], cwd=tmp_path, env=environment, check=True)
@@ -190,6 +191,7 @@ def test_dvc_plots_draw_offline(plots):
     html = plots.read_text(encoding="utf-8")
     assert re.findall(r"<(?:script|link)[^>]*(?:src|href)=", html) == [], "its scripts are inside"
     assert len(html) < 1_500_000
+    assert "datum['train_loss'] !== ''" in html, "a step without a loss is no loss of 0"
     browser = make_browser("en-US")
     try:
         browser.get(plots.as_uri())
@@ -197,6 +199,7 @@ def test_dvc_plots_draw_offline(plots):
         WebDriverWait(browser, 20).until(
             lambda _: browser.find_elements("css selector", drawn), browser.get_log("browser")
         )
+        assert len(browser.find_elements("css selector", ".vega-embed")) == 2, "the loss and the validation"
         assert browser.get_log("browser") == []
         assert requests(browser) == []
     finally:
