@@ -120,7 +120,7 @@ def test_the_experiments_of_the_readme(tmp_path):
     assert "up to date" in say("dvc status")
     assert "bits_per_character" in say("dvc metrics show")
     say("""dvc exp run -S 'filter.character="夏生"' -S 'filter.partner="亚托莉"' -n natsuki""")
-    assert "夏生: " in say("make chat ADAPTER=natsuki")
+    assert "亚托莉: " in say("make chat ADAPTER=natsuki"), "the user takes her part"
     run(folder, environment, "git", "checkout", "-q", "--", ".")
     say("dvc exp run -S train.rank=32 -n wide")
     table = say("dvc exp show --md --only-changed")

@@ -123,3 +123,9 @@ def test_the_sample_work_has_probes_of_every_kind():
     kinds = {"swearing", "weapon", "hardware", "language", "filler", "role", "identity", "name", "lore"}
     assert {probe["kind"] for probe in probes} == kinds
     assert sum(len(probe["ask"]) for probe in probes) >= 60
+
+
+def test_her_probes_are_not_asked_of_another_lead(capsys):
+    probes = read_probes(Path("raw/sample"), Card("夏生", "亚托莉", "亚托莉", "你是夏生。", "opening"))
+    assert "no probes for 夏生" in capsys.readouterr().out
+    assert "is-a-robot" not in [probe["id"] for probe in probes]
