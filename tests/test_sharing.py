@@ -116,7 +116,7 @@ def test_a_changed_line_runs_all_that_follows_from_it_and_no_more(share):
     script.unlink()  # DVC's copy is write-protected
     script.write_text(text + "\n", encoding="utf-8")
     share.run(friend, "dvc add -q raw/mygame")
-    assert stages_run(share.run(friend, "dvc repro")) == ["extract", "format"], "no word is another one"
+    assert stages_run(share.run(friend, "dvc repro")) == ["extract", "format", "report"], "no word is another one"
     row = next(r for r in read_jsonl(friend / "processed/dataset/train.jsonl") if "01_spring" in r["id"])
     said = row["messages"][-1]["content"].split("\n")[0]
     script.write_text(text.replace(said, "我今天换了新齿轮。"), encoding="utf-8")
