@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 repro: env  ## set everything up and run all stages
 	dvc repro
 
-test: env  ## the fast tests
+test: serve-env  ## the fast tests
 	python -m pytest
 
 test-all: serve-env  ## all tests, also those that run models, servers and the pipeline

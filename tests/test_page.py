@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from selenium.webdriver.support.ui import WebDriverWait
 
 from stages.report import page
 from tests.test_report import EVIL, TEMPLATE, cell, reply, reports  # noqa: F401 (a fixture)
 from tests.test_web import contrast, make_browser
 
+ui = pytest.importorskip("selenium.webdriver.support.ui", reason="make serve-env installs what drives a browser")
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -196,7 +196,7 @@ def test_dvc_plots_draw_offline(plots):
     try:
         browser.get(plots.as_uri())
         drawn = ".vega-embed canvas, .vega-embed svg"
-        WebDriverWait(browser, 20).until(
+        ui.WebDriverWait(browser, 20).until(
             lambda _: browser.find_elements("css selector", drawn), browser.get_log("browser")
         )
         assert len(browser.find_elements("css selector", ".vega-embed")) == 2, "the loss and the validation"
