@@ -35,7 +35,7 @@ CARD_KEYS = ("character", "partner", "user_name", "persona", "base_model", "revi
 DECODING_KEYS = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
 
 CONTEXT_TOKENS = 2048  # a conversation's memory: its oldest rounds are forgotten first
-BATCH = 128  # conversations at once: on two cores 8 ms of a core a token, where 32 take 10 and one takes 60
+BATCH = 128  # conversations at once: on two cores 10 ms of a core a token, where 32 take 10 and one takes 60
 READ_TOKENS = 2048  # of prompts read at once, padding included: enough for a full-speed product
 BATCH_TOKENS = 16384  # prompt tokens a server's batch, padding included
 CACHE_BYTES = 2**30  # keys and values of a batch on a CPU; a GPU gives a quarter of what it has free

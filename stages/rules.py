@@ -160,13 +160,14 @@ def _kind_of_pause(marks: str, word: str) -> str:
 
 
 def _pause(run: re.Match[str]) -> str:
-    """What a run of dots becomes: …… in a Chinese or Japanese line, ... in a Latin one; a full stop after … stays."""
+    """What a run of dots becomes: …… in a Chinese or Japanese line, ... in a Latin one; one full stop beside … stays."""
     dots, latin = run[0], LATIN.search(run.string) and not CJK.search(run.string)
     if latin:
         return dots if len(dots) <= 3 else "……" if set(dots) == {"…"} else "..."
+    begin = "。" if dots[0] == "。" and dots[1] == "…" else ""
     stop = "。" if dots[-1] == "。" and "…" in dots else ""
-    body = dots.removesuffix(stop)
-    return dots if body in ("…", "……", "..") else f"……{stop}"
+    body = dots.removeprefix(begin).removesuffix(stop)
+    return dots if body in ("…", "……", "..") else f"{begin}……{stop}"
 
 
 def _cut_out(pattern: re.Pattern[str], text: str) -> str | None:

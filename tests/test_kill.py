@@ -135,6 +135,7 @@ class Calm:
     def __init__(self, root: Path) -> None:
         self.environment = model_environment(make_environment(root, {})) | {"PYTHONUNBUFFERED": "1"}
         del self.environment["PYTHONPATH"]
+        self.environment["SHELL"] = "/bin/sh"  # DVC starts stages through it; Debian's stays between unless told not to
         self.fresh = make_pipeline(root / "fresh", self.environment)
         where = root / "calm"
         shutil.copytree(self.fresh, where, symlinks=True)

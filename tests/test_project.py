@@ -22,7 +22,7 @@ DATA_STAGES = ("extract", "filter", "denoise", "format")
 
 
 def module_of(stage: dict) -> Path:
-    name = stage["cmd"].removeprefix("python -m ")
+    name = stage["cmd"].removeprefix("exec python -m ")
     return ROOT.joinpath(*name.split(".")).with_suffix(".py")
 
 
