@@ -121,6 +121,36 @@ def test_webgal_keeps_the_speaker_until_a_colon_without_a_name() -> None:
     assert said("webgal", text) == [("舞", "一"), ("舞", "二"), (None, "三"), (None, "四"), ("猫", "八")]
 
 
+def test_webgal_knows_its_scenes_beside_plain_text_and_takes_no_speaker_from_the_settings() -> None:
+    scene = "舞:一\n舞:二\nintro:三|四;\nchangeScene:b.txt\n"
+    assert FORMATS["webgal"].sniff(scene) > FORMATS["text"].sniff(scene)
+    assert said("webgal", "Game_name:海;\nGame_key:a1;\nTitle_img:b.png;\n") == []
+
+
+def test_yarn_takes_what_stands_before_the_first_colon_for_a_name_unless_it_is_a_sentence() -> None:
+    lines = ["Mai:one", "???: two", "Mr. Sea: three", "He looked up. It was late: four", "at 12:30", "# Title #line:5"]
+    text = "title: a\n---\n" + "\n".join(lines) + "\n===\n"
+    assert said("yarn", text)[:3] == [("Mai", "one"), ("???", "two"), ("Mr. Sea", "three")]
+    assert {speaker for speaker, _ in said("yarn", text)[3:]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("yarn", "title: a\n---\n"), ("naninovel", "@back a\n"), ("webgal", "end;\n")]
+)
+def test_a_full_width_colon_names_nobody_and_is_hinted_where_it_is_a_habit(name: str, head: str) -> None:
+    items = read(name, head + "舞：一\n舞：二\n舞：三\n他想：四\n")
+    assert [item.text for item in items if isinstance(item, Message)] == ["舞：一", "舞：二", "舞：三", "他想：四"]
+    assert not any(item.speaker for item in items if isinstance(item, Message))
+    hints = [item.reason for item in items if isinstance(item, Reject)]
+    assert hints == ["`舞：` names nobody: the engine takes `舞: `"] * 3
+
+
+def test_naninovel_takes_no_quoted_author_and_no_colon_without_space() -> None:
+    text = '@back a\n"Mai Lin": one\nMai:two\nMai.Happy: three\n{player}: four\n'
+    assert [speaker for speaker, _ in said("naninovel", text)] == [None, None, "Mai", "{player}"]
+    assert FORMATS["naninovel"].sniff("@back a\n\none[i] two\nthree\nfour\n") > 0.7
+
+
 def test_an_identifier_without_definition_stays_the_speaker() -> None:
     assert said("renpy", 'label a:\n    e "hi"\n    names[0] "x"\n') == [("e", "hi"), ("{names[0]}", "x")]
 

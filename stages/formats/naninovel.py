@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import regex
 
-from stages.formats.kinds import kind_of
+from stages.formats.kinds import kind_of, no_speaker, wide_labels
 from stages.formats.message import Format, Message, Options, Reject
 
-AUTHOR = regex.compile(r"([^\s\"\\:;@#.{\[]++)(?:\.[^\s\"\\:]*+)?: ")
+AUTHOR = regex.compile(r"([^\s\"\\:;@#.{\[]++|\{[^{}\s]++\})(?:\.[^\s\"\\:]*+)?:\s")
 COMMAND = regex.compile(r"@\s*([\w.]++)")
 PARAMETER = regex.compile(r"(?:(\w+):)?(\"(?:[^\"\\]|\\.)*+\"|(?:[^\s\"\\{]|\\.|\{[^{}]*+\})++)")
 # An escaped sign, an inlined command, a text id, a style tag, an expression.
@@ -22,7 +22,7 @@ BREAK = regex.compile(r"\[br\b|<br\b")
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Yield the messages in file order; the scene is the label."""
-    scene = ""
+    scene, wide = "", wide_labels(text)
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.strip()
         if not line or line[0] == ";":
@@ -34,6 +34,8 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
         else:
             author = AUTHOR.match(line)
             yield from _message(number, author and author[1], line[author.end() :] if author else line, scene)
+            if reason := no_speaker(line, wide):
+                yield Reject(number, line, reason)
 
 
 def _command(number: int, line: str, scene: str) -> Iterator[Message | Reject]:
@@ -74,6 +76,7 @@ KNOWN = regex.compile(
     r"|camera|print|resettext|title|novel|voice|movie|input|arrange|style|showui|hideui|save|skip)\b",
     regex.IGNORECASE,
 )
+OWN = regex.compile(r"@(?:back|hidechars|hideprinter|printer|resettext|despawn|gosub|choice \")", regex.IGNORECASE)
 MARKED = regex.compile(r"[@;]\S|#\s*\w|[^\s:]+: |.*\[[\w<>-][^\[\]]*\]")
 HEAD = 200  # non-blank lines that are looked at
 
@@ -84,7 +87,8 @@ def sniff(text: str) -> float:
     known = sum(bool(KNOWN.match(line)) for line in lines)
     if not known or any(line.startswith("*") for line in lines):
         return 0.0
-    return sum(bool(MARKED.match(line)) for line in lines) / len(lines)
+    share = sum(bool(MARKED.match(line)) for line in lines) / len(lines)
+    return max(share, 0.75) if any(map(OWN.match, lines)) else share
 
 
 FORMAT = Format("naninovel", (".nani",), sniff, read)

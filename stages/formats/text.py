@@ -222,4 +222,4 @@ def sniff(text: str) -> float:
     return 0.3 + 0.5 * min(1.0, lines / max(1, nonblank(text)))
 
 
-FORMAT = Format("text", (".txt", ".text", ".log", ".md"), sniff, read, survey)
+FORMAT = Format("text", (".txt", ".text", ".log", ".md"), sniff, read, survey, heir="webgal")  # scenes without commands

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import regex
 
-from stages.formats.kinds import kind_of
+from stages.formats.kinds import kind_of, no_speaker, wide_labels
 from stages.formats.message import Format, Message, Options, Reject
 
 WORDS = """changeBg changeFigure bgm playVideo pixiPerform pixiInit intro miniAvatar changeScene choose end label pixi
@@ -21,11 +21,13 @@ UNESCAPED_COLON = regex.compile(r"(?<!\\):")
 ENHANCED = regex.compile(r"(?<!\\)\[([^\[\]\\]*+)\]\((?:[^()\\]|\\.|\([^()]*+\))*+\)")  # [base](ruby), [text](style=…)
 ESCAPE = regex.compile(r"\\([:,.;|{}\[\]()\\])")
 CONTINUED = regex.compile(r" +[|-]")
+CONFIG = regex.compile(r"^Game_(?:name|key)\s*:", regex.MULTILINE)  # config.txt of a game: `key:value;`, nobody speaks
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Yield the messages in file order; a `-concat` line is part of the message it continues."""
     held: Message | None = None
+    wide = wide_labels(text)
     for message, continues in _messages(text):
         if held and continues and message.kind != "choice":
             held = held._replace(text=held.text + message.text)
@@ -33,6 +35,8 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
         if held:
             yield held
         held = message
+        if reason := no_speaker(message.text, wide):
+            yield Reject(message.line, message.text, reason)
     if held:
         yield held
 
@@ -40,7 +44,7 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
 def _messages(text: str) -> Iterator[tuple[Message, bool]]:
     """Each message, and whether it continues the one before."""
     scene, speaker = "", ""
-    for number, line in _statements(text):
+    for number, line in _statements("" if CONFIG.search(text) else text):
         statement = STATEMENT.match(line)[1].replace("\\;", ";")
         head, colon, body = statement.partition(":")
         content, arguments = _arguments(body if colon else head)
@@ -104,12 +108,14 @@ HEAD = 200  # non-blank lines that are looked at
 
 
 def sniff(text: str) -> float:
-    """Half for commands of this engine, half for the share of lines that are such, end in `;` or name a speaker."""
+    """Commands of this engine leave little doubt; the rest by the lines that are such, end in `;` or name a speaker."""
+    if CONFIG.search(text[: HEAD * 400]):
+        return 1.0
     lines = [line.strip() for line in text[: HEAD * 400].split("\n") if line.strip()][:HEAD]
     known = sum(bool(KNOWN.match(line)) for line in lines)
     if not known or (4 * known < len(lines) and known < 1 + len(lines) / 50):
         return 0.0
-    return 0.5 + 0.5 * sum(bool(KNOWN.match(line) or SAID.match(line)) for line in lines) / len(lines)
+    return 0.85 + 0.1 * sum(bool(KNOWN.match(line) or SAID.match(line)) for line in lines) / len(lines)
 
 
 FORMAT = Format("webgal", (".txt",), sniff, read)

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Set
 
 import regex
 
-from stages.formats.kinds import kind_of
+from stages.formats.kinds import kind_of, no_speaker, wide_labels
 from stages.formats.message import Format, Message, Options, Reject
 
 TITLE = regex.compile(r"title\s*:\s*(.*)")
 HEADER = regex.compile(r"\w[\w.]*\s*:|#|//")
 OLD_OPTION = regex.compile(r"\[\[([^\[\]|]*+)(\|[^\[\]]*+)?\]\]")
-NAME = regex.compile(r"((?:[^\s:\\\"“”.,!?;{}\[\]<>][^:\\\"“”.,!?;{}\[\]<>]{0,39}|\{\$?[\w.]+\})):(?:\s+|\Z)")
+# What the engine takes for a name is all before the first colon; with quotes, markup or a sentence in it, it is prose.
+NAME = regex.compile(r"([^\s:\\\"“”,;{}\[\]<>(*#][^:\\\"“”,;{}\[\]<>#]{0,39}|\{\$?[\w.]+\}):(?!//)\s*")
+SENTENCE = regex.compile(r"(?<!\b[A-Z]\w{0,3})\.\s|[!?…。！？]\s?\w")
 NAMED = regex.compile(r"\[character\s+name\s*=\s*(?:\"([^\"]*+)\"|([^\s\]/]+))[^\]]*+\]")
 # A command, a comment or a hashtag ends the text; markup inside it is dropped, `{$x}` stays as `{x}`, `\x` is x.
 PIECE = regex.compile(r"\\(.)|(//|#)|<<(?:[^<>]|>(?!>)|<(?!<))*+>>|\{([^{}]*+)\}|\[(?:[^\[\]\\]|\\.)*+\]")
@@ -24,7 +26,7 @@ VALUE = regex.compile(r"\[(?:select|plural|ordinal)\b[^\]]*?\{\s*\$?([^{}]*+)\}"
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Yield the messages in file order; the scene is the node's title."""
     title, body = "", False
-    names = _names(text, options.known)
+    names, wide = _names(text, options.known), wide_labels(text)
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.strip()
         if body and line == "===":
@@ -33,6 +35,8 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
             body = True
         elif body:
             yield from _line(number, line, title, names)
+            if reason := no_speaker(line, wide):
+                yield Reject(number, line, reason)
         elif found := TITLE.match(line):
             title = found[1].strip()
         elif line and not HEADER.match(line):
@@ -47,7 +51,7 @@ def _names(text: str, known: Set[str]) -> set[str]:
 
 def _before_colon(line: str) -> str | None:
     found = NAME.match(line.removeprefix("=>").lstrip()) if ":" in line else None
-    return found[1] if found else None
+    return found[1] if found and not (found[1].isdigit() or SENTENCE.search(found[1])) else None
 
 
 def _titled(name: str) -> bool:
