@@ -112,6 +112,46 @@ def test_renpy_reads_attributes_captions_escapes_and_clauses_as_the_game_shows_t
     assert said("renpy", text) == [("e", "一"), ("e", '"三" 100% [x] {b}'), (None, "标题"), (None, "乙"), (None, "十")]
 
 
+def test_renpy_reads_a_translation_alone_and_of_several_the_one_with_most_lines() -> None:
+    one = 'translate {0} start_1a2b3c4d:\n    e "{0} 1"\n'
+    two = one + 'translate {0} start_2a2b3c4d:\n    e "{0} 2"\n'
+    assert said("renpy", one.format("german")) == [("e", "german 1")]
+    items = read("renpy", one.format("german") + two.format("schinese"))
+    assert [item.text for item in items if isinstance(item, Message)] == ["schinese 1", "schinese 2"]
+    refused = [(item.line, item.text, item.reason) for item in items if isinstance(item, Reject)]
+    assert refused == [(2, "german 1", "a translation (german) beside one into schinese, which is read")]
+
+
+def test_rows_of_dialogue_tab_that_a_script_beside_it_says_are_rejects_that_say_so() -> None:
+    tab = texts(CASES / "renpy_tab")["dialogue.tab"]
+    names = options(
+        {"dialogue.tab": tab, "script.rpy": 'define lin = Character("林晚")\nlabel start:\n    "x"\n'}, "renpy_tab"
+    )
+    items = list(FORMATS["renpy_tab"].read(tab, names))
+    assert [item.text for item in items if isinstance(item, Message)] == ["借你一半？", "让一让！"]
+    reasons = Counter(item.reason for item in items if isinstance(item, Reject))
+    assert reasons["said in a script of this folder too, and read there"] == 3
+
+
+def test_renpy_names_that_a_variable_holds_are_its_text_where_it_never_changes() -> None:
+    text = 'define CAT = _("猫")\ndefault you = "Nobody"\ndefine c = Character (CAT)\ndefine d = Character("[CAT]")\n'
+    text += 'define y = Character("you", dynamic=True)\nlabel a:\n    $ you = renpy.input("?")\n'
+    assert said("renpy", text + '    c "1"\n    d "2"\n    y "3"\n') == [("猫", "1"), ("猫", "2"), ("{you}", "3")]
+
+
+def test_renpy_reads_the_block_of_a_statement_that_is_registered_as_script() -> None:
+    text = 'init python:\n    renpy.register_statement("party", block="script")\n'
+    text += '    renpy.register_statement("note", block=True)\n'
+    text += 'label a:\n    party big:\n        e "1"\n    note:\n        e "2"\n'
+    assert said("renpy", text) == [("e", "1")]
+
+
+def test_a_renpy_file_of_definitions_is_known_as_renpy() -> None:
+    text = 'define e = Character("Mai")\n\ndefault moods = {\n    "Mai": 0,\n}\n\n'
+    text += 'define names = [\n    "one",\n    "two",\n]\n'
+    assert FORMATS["renpy"].sniff(text) == 1
+
+
 def test_tyrano_reads_a_name_written_out_in_brackets() -> None:
     assert said("tyrano", "#舞\n一[p]\n【猫】二[p]\n三【四】[p]\n") == [("舞", "一"), ("猫", "二"), ("猫", "三【四】")]
 

@@ -1,12 +1,14 @@
 """Ren'Py scripts (.rpy): what characters and narrator say, and menu items; all other statements are passed over.
 
 Built on the language reference (label, say, menu, translate, text tags, text interpolation). A translate block's scene
-is the label in its id; a `define`d identifier becomes the character's name.
+is the label in its id; a `define`d identifier becomes the character's name. Of a translation beside the scripts that
+it translates, and of several translations, one is read; the lines of the others are rejects that say so.
 """
 
 import ast
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from stages.formats.kinds import kind_of
@@ -25,9 +27,11 @@ ATTRIBUTES = (
 )
 BLANK = r"(?:[ \t]*+(?:\#[^\n]*+)?\n)*(?:[ \t]*+\#[^\n]*+)?"
 # Statements of one line that open no block and change nothing for the reader: most of a script, taken in one bite.
+CALL = r"[^\n(]*+\((?:[^\n(,\"']*+,)?[ \t]*+(?:_\()?[\"']"  # of a function with a text, which may be a say
 PLAIN = r"[^\n\"'`\#()\[\]{}\\:]*+"
 PASSED = (
-    r"(?:[ \t]*+(?:\$|(?:scene|show|hide|with|play|stop|queue|voice|pause|window|jump|call|return|image|define)\b)"
+    rf"(?:[ \t]*+(?:\$(?!{CALL})|(?:scene|show|hide|with|play|stop|queue|voice|pause|window|jump|call|return|image"
+    r"|define)\b)"
     rf"{PLAIN}(?:(?:\"[^\"\\\n]*+\"|\([^()\n\"'`\#\[\]{{}}\\:]*+\)){PLAIN})*"
     r"(?:\#[^\n]*+)?(?:\n|\Z)|[ \t]*+(?:\#[^\n]*+)?\n)*"
 )
@@ -50,7 +54,8 @@ CHOICE = re.compile(r"[ \t]*+(?::|\(|if\b)")
 COLON = re.compile(r":[ \t]*+(?:\#[^\n]*+)?\n?\Z")
 HEADER = re.compile(rf"[ \t]*+(\$|{WORD})")
 LABEL = re.compile(rf"[ \t]*+label[ \t]++((?:{WORD})?(?:\.{WORD})?)")
-TRANSLATE = re.compile(rf"[ \t]*+translate[ \t]++{WORD}[ \t]++([0-9a-zA-Z_\u00a0-\ufffd]++)")
+TRANSLATE = re.compile(rf"[ \t]*+translate[ \t]++({WORD})[ \t]++([0-9a-zA-Z_\u00a0-\ufffd]++)")
+NOT_SAID = ("strings", "python", "style")
 BLOCK_ID = re.compile(r"(.*?)_?[0-9a-f]{8}(?:_\d+)?\Z")
 PLAIN_INIT = re.compile(r"[ \t]*+init(?:[ \t]++-?\d+)?[ \t]*+:")
 MONOLOGUE = re.compile(r"[ \t]*+rpy[ \t]++monologue[ \t]++(double|single|none)\b")
@@ -63,6 +68,13 @@ STATEMENTS = HOLDERS.union(WORDS.split())
 SILENT = STATEMENTS - {"nvl"}  # before a string these are no speakers; `nvl` is a character as well
 NARRATORS = {"narrator", "centered", "vcentered", "nvl_narrator", "adv", "nvl", "name_only"}
 STATEMENT = "statement:"  # before the first word of a creator-defined statement, in the survey's names
+LABELLED = "label:"  # before a label of the scripts, as identifiers of translations spell it, in the survey's names
+LANGUAGE = "language:"  # the survey's name for the language that most translations are in
+SAID = re.compile(  # $ renpy.say(who, "what"), $ who("what")
+    rf"[ \t]*+\$[ \t]*+(?:renpy\.say\([ \t]*+({WHO}|{STRING})[ \t]*+,|({WORD}(?:\.{WORD})*)\()[ \t]*+(?:_\()?({STRING})"
+    r"[ \t]*+[,)]",
+    re.DOTALL,
+)
 JOINS = 20  # unclosed brackets and broken statements of several lines that are looked through: keeps time linear
 
 
@@ -117,6 +129,14 @@ def label_of(identifier: str) -> str | None:
     return found[1] if found else None
 
 
+def said_twice(label: str, language: str, names: Mapping[str, str]) -> str:
+    """Why a translation is not read: the scripts have its label, or more is translated into another language."""
+    if LABELLED + label in names:
+        return f"a translation ({language}) of what a script of this folder says"
+    chosen = names.get(LANGUAGE, language)
+    return "" if chosen == language else f"a translation ({language}) beside one into {chosen}, which is read"
+
+
 class _Script:
     """The text, the place reached, and what the place means: line number, scene, how paragraphs of a monologue part."""
 
@@ -127,6 +147,7 @@ class _Script:
         self.at = self.number_at = 0
         self.number = 1
         self.scene = ""
+        self.twice = ""  # why the translation at hand is not read, if it is not
         self.delimiter = DELIMITERS["double"]
         self.joins = JOINS
 
@@ -137,6 +158,8 @@ class _Script:
             found = match(text, self.at)
             indent, who, what, bare, second, end = found.groups()
             start = found.end(1)
+            if not indent:
+                self.twice = ""
             self.number += text.count("\n", self.number_at, start)
             self.number_at = start
             if what is None and bare is None:
@@ -150,8 +173,10 @@ class _Script:
             else:
                 yield from self.said_with_clauses(who, what or bare, start, len(indent), found.end())
 
-    def said(self, who: str | None, what: str, number: int) -> Message:
+    def said(self, who: str | None, what: str, number: int) -> Message | Reject:
         text = string_text(what)
+        if self.twice:
+            return Reject(number, text, self.twice)
         if who == "extend":
             return Message(number, None, text, "extend", self.scene)
         speaker = who and speaker_name(who, self.names)
@@ -184,12 +209,19 @@ class _Script:
         word = found[1] if found else ""
         if word in STATEMENTS or word in self.registered:
             self.at = self.logical_end(start)
-            if not self.opens(word, start):
+            if word == "$" and (call := SAID.match(self.text, start)):
+                yield from self.called(*call.groups())
+            elif not self.opens(word, start):
                 self.skip_block(indent)
         elif monologue := TRIPLE.match(self.text, start):
             yield from self.monologue(monologue)
         else:
             yield self.reject(start, "no statement of Ren'Py")
+
+    def called(self, who: str | None, character: str | None, what: str) -> Iterator[Message | Reject]:
+        """A say written as Python; `$ f("text")` is one where f is a character."""
+        if character is None or character in self.names or character in NARRATORS:
+            yield self.said(None if who == "None" else who or character, what, self.number)
 
     def opens(self, word: str, start: int) -> bool:
         """True where the block below is script; sets the scene on the way."""
@@ -200,13 +232,16 @@ class _Script:
             return True
         if word == "translate":
             block = TRANSLATE.match(self.text, start)
-            if not block or block[1] in ("strings", "python", "style"):
+            if not block or block[2] in NOT_SAID:
                 return False
-            label = label_of(block[1])
+            label = label_of(block[2])
             self.scene = self.scene if label is None else label
+            self.twice = said_twice(self.scene, block[1], self.names)
             return True
         if word == "rpy" and (mode := MONOLOGUE.match(self.text, start)):
             self.delimiter = DELIMITERS[mode[1]]
+        if word in self.registered:
+            return self.names[STATEMENT + word] == "script"
         return word in HOLDERS or bool(PLAIN_INIT.match(self.text, start))
 
     def monologue(self, found: re.Match[str]) -> Iterator[Message | Reject]:
@@ -323,22 +358,31 @@ def _variable(expression: str) -> str:
     return re.split(r"[!:]", expression, maxsplit=1)[0].strip()
 
 
-DEFINITION = re.compile(
-    rf"[ \t]*+(?:(?:define|default)(?:[ \t]++-?\d+)?[ \t]++|\$[ \t]*+)?({WORD}(?:\.{WORD})*)[ \t]*+=[ \t]*+"
-    r"(?:\w++\.)*(\w*+)(?<=Character)\Z"
+ASSIGNED = rf"(?:(?:define|default)(?:[ \t]++-?\d+)?[ \t]++|\$[ \t]*+)?({WORD}(?:\.{WORD})*)[ \t]*+=[ \t]*+"
+DEFINITION = re.compile(rf"[ \t]*+{ASSIGNED}(?:\w++\.)*(\w*+)(?<=Character)\Z")
+ASSIGNMENT = re.compile(
+    rf"^[ \t]*+{ASSIGNED}(?:(?:_\()?({STRING})\)?[ \t]*+(?:\#[^\n]*+)?$)?", re.MULTILINE | re.DOTALL
 )
+CHARACTER = re.compile(r"Character[ \t]*+\(")
+VARIABLE = re.compile(rf"\{{({WORD}(?:\.{WORD})*)\}}")
+LABELS = re.compile(r"^[ \t]*+label[ \t]++([\w.\u00a0-\ufffd]++)", re.MULTILINE)
+LANGUAGES = re.compile(rf"^translate[ \t]++({WORD})[ \t]++(?!(?:strings|python|style)\b)", re.MULTILINE)
 REGISTERED = re.compile(r"""(?:statements\.register|register_statement)\(\s*(?:name\s*=\s*)?["'](\w+)""")
-NEAR = 400  # characters before `Character(` in which its line must begin
+SCRIPT_BLOCK = re.compile(r"\bblock[ ]*=[ ]*[\"']script")
+NEAR = 400  # characters before `Character(` in which its line must begin, and after the name of a statement
 ARGUMENTS = 3000  # characters in which its arguments must end
 
 
 def survey(texts: Iterable[str]) -> dict[str, str]:
     """Identifier -> name over all files; "" for a character without a name.
 
-    The key `statement:word` stands for a creator-defined statement, whose lines nobody says.
+    The key `statement:word` stands for a creator-defined statement, whose lines nobody says; `label:name` and
+    `language:` tell which translations say nothing new (see said_twice).
     """
     names: dict[str, str] = {}
     kinds: dict[str, str] = {}
+    languages: Counter[str] = Counter()
+    values: dict[str, str] = {}
     for text in texts:
         for identifier, call in _definitions(text):
             name, kind = _name_and_kind(call)
@@ -347,27 +391,61 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
             elif kind and identifier not in names:
                 kinds.setdefault(identifier, kind)
         if "register" in text:
-            names.update((STATEMENT + word, "") for word in REGISTERED.findall(text))
+            names.update(_statements(text))
+        names.update(dict.fromkeys(_labels(text), ""))
+        languages.update(LANGUAGES.findall(text))
+        _assign(text, values)
     for identifier in kinds:
         names.setdefault(identifier, _inherited(identifier, names, kinds))
-    return names
+    if languages:
+        names[LANGUAGE] = max(languages, key=lambda language: languages[language])
+    shown = {
+        identifier: VARIABLE.sub(lambda found: values.get(found[1]) or found[0], name)
+        for identifier, name in names.items()
+    }
+    return shown
+
+
+def _statements(text: str) -> Iterator[tuple[str, str]]:
+    """Creator-defined statements, and `script` for one whose block is script."""
+    for found in REGISTERED.finditer(text):
+        call = text[found.end() : found.end() + NEAR].partition("register")[0]
+        yield STATEMENT + found[1], "script" if SCRIPT_BLOCK.search(call) else ""
+
+
+def _labels(text: str) -> Iterator[str]:
+    """The labels of a script under LABELLED; "" stands for what is said before the first."""
+    outer = ""
+    for found in LABELS.finditer(text):
+        outer = outer if found[1].startswith(".") else found[1].partition(".")[0]
+        label = outer + found[1] if found[1].startswith(".") else found[1]
+        yield LABELLED
+        yield LABELLED + label.replace(".", "_")
+
+
+def _assign(text: str, values: dict[str, str]) -> None:
+    """Note the text that a variable holds; "" for one that does not always hold the same."""
+    for found in ASSIGNMENT.finditer(text):
+        value = string_text(found[2]) if found[2] else ""
+        values[found[1]] = value if values.get(found[1], value) == value else ""
 
 
 def _definitions(text: str) -> Iterator[tuple[str, str]]:
     """Yield identifier and source of the call for each `x = …Character(…)`."""
-    at, unclosed = text.find("Character("), 0
-    while at >= 0 and unclosed < JOINS:
+    found, unclosed = CHARACTER.search(text), 0
+    while found and unclosed < JOINS:
+        at, end = found.start(), found.end()
         head_end = at + len("Character")
         head_at = text.rfind("\n", max(0, at - NEAR), at) + 1
         if head_at or at < NEAR:
-            found = DEFINITION.match(text[head_at:head_end])
-            if found:
-                window = text[head_end : head_end + ARGUMENTS]
+            head = DEFINITION.match(text[head_at:head_end])
+            if head:
+                window = text[end - 1 : end - 1 + ARGUMENTS]
                 closed = _closed(window)
                 unclosed += not closed
-                yield found[1].removeprefix("character."), found[2] + window[:closed]
-                head_end += closed
-        at = text.find("Character(", head_end)
+                yield head[1].removeprefix("character."), head[2] + window[:closed]
+                end += closed
+        found = CHARACTER.search(text, end)
 
 
 def _closed(window: str) -> int:
@@ -425,7 +503,7 @@ def _inherited(identifier: str, names: Mapping[str, str], kinds: Mapping[str, st
 
 
 MARKER = re.compile(
-    r"[ \t]*+(?:label[ \t]+[\w.]+.*:|menu\b.*:|translate[ \t]+\w+[ \t]+\S+:|(?:define|default)[ \t]+[\w.]+[ \t]*="
+    r"[ \t]*+(?:label[ \t]+[\w.]+.*:|menu\b.*:|translate[ \t]+\w+[ \t]+\S+:|(?:define|default)[ \t]+[\w.]+[ \t]*=.*"
     r"|image[ \t].+[=:]|jump[ \t]+\w+|(?:init|screen|style|transform|python|scene|show|testcase)\b.*"
     r"|\$.*=.*|return)[ \t]*\Z"
 )

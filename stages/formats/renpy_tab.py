@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
-from stages.formats.renpy import clean, label_of, speaker_name, survey, with_extends
+from stages.formats.renpy import LABELLED, clean, label_of, speaker_name, survey, with_extends
 
 HEADER = "Identifier\tCharacter\tDialogue"
 COLUMNS = 3  # identifier, character, dialogue
@@ -34,6 +34,9 @@ def _rows(text: str, names: Mapping[str, str]) -> Iterator[Message | Reject]:
         elif identifier:  # without one it is a string of the interface; nothing tells menu items from button labels
             label = label_of(identifier)
             scene = scene if label is None else label
+            if LABELLED + scene in names:
+                yield Reject(number, text, "said in a script of this folder too, and read there")
+                continue
             yield _said(number, who, text, scene, names)
 
 

@@ -42,7 +42,10 @@ label start(day=1, note="a:b"):
     if rain and (day
           > 1):
         lin "还在下。"
-    $ renpy.say(lin, "python is not read")
+    $ renpy.say(lin, _("写成代码也是{i}话{/i}。"), interact=True)
+    $ mc("一样")
+    $ log("not said")
+    $ lin("sum" + mc_name)
     python:
         lin("nor this")
     lin "{w}{nw}"
