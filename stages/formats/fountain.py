@@ -12,6 +12,8 @@ from stages.formats.message import Format, Message, Options, Reject
 HEADING = re.compile(r"\.(?=[^.\s])(?P<forced>.+)|(?:INT|EXT|EST|INT\.?/EXT|I/E|E/I)[. ].+", re.I)
 SECTION = re.compile(r"#{1,6}\s*(.+)")
 CUE = re.compile(r"(?:@(?P<forced>[^(^]+)|(?P<name>[^a-z\s!>~=#.(][^a-z(^]*))(?P<extension>\([^)]*\)\s*)*\^?")
+CASELESS = 12  # characters of a cue in a script without capitals; an action may stand there too
+SENTENCE = re.compile("[。，、！？…：；]")
 TRANSITION = re.compile(r">[^<]*|[^a-z]*TO:")
 TITLE_KEY = re.compile(r"[A-Z][\w ]{0,30}:")
 REMOVED = re.compile(r"/\*.*?(?:\*/|\Z)|\[\[(?:(?!\[\[).)*?\]\]", re.S)
@@ -57,9 +59,12 @@ def _scene(line: str) -> str:
 
 
 def _letters(cue: re.Match[str]) -> bool:
-    """A cue in capitals has a letter, and does not end as a transition does."""
-    name = cue["forced"] or cue["name"]
-    return any(map(str.isalpha, name)) and not name.rstrip().endswith("TO:")
+    """A cue in capitals has one, or is short and no sentence where letters have no case; transitions end in TO:."""
+    if cue["forced"]:
+        return any(map(str.isalpha, cue["forced"]))
+    name = cue["name"].rstrip()
+    caseless = len(name) <= CASELESS and any(map(str.isalpha, name)) and not SENTENCE.search(name)
+    return (any(map(str.isupper, name)) or caseless) and not name.endswith("TO:")
 
 
 def _speech(lines: list[str], index: int, name: str, scene: str) -> Generator[Message | Reject, None, int]:

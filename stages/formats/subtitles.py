@@ -1,18 +1,19 @@
-"""Subtitles: ASS with names in their Name field, and SRT or VTT whose lines begin with `Name:`.
+"""Subtitles: ASS with names in their Name field, SRT or VTT whose lines begin with `Name:`, `[Name]` or `(Name)`.
 
 Files without any name give narration. Comments, drawings and empty events are structure.
 """
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 
 import pysubs2
 
-from stages.formats.labels import find_form
+from stages.formats.labels import START, examine, plausible
 from stages.formats.message import Format, Message, Options, Reject
 from stages.formats.quotes import spoken
-from stages.formats.text import split_colon
+from stages.formats.text import Split, split_colon
 
 EVENT = {  # where an event begins, by the name pysubs2 has for the format
     "ass": re.compile(r"^(?:Dialogue|Comment):", re.M),
@@ -23,6 +24,16 @@ EVENT = {  # where an event begins, by the name pysubs2 has for the format
 VOICE = re.compile(r"<v(?:\.[\w.]+)?[ \t]+([^>\n]+)>")  # VTT: who speaks; pysubs2 drops it with the other tags
 KEPT_VOICE = re.compile("\ue000(.+?)\ue001")
 TAG = re.compile(r"</?[a-z][^>]*>")
+DASH = re.compile(r"^[-‐–—－](?![-‐–—－])[ \t　]*")  # before each of two people in one subtitle
+INSIDE = r"[^\[\](（)【】［］\n]"
+BRACKETED = re.compile(rf"[\[(（【［]\s*({INSIDE}{{1,24}}?)\s*[\])）】］][ \t　]*[:：]?[ \t　]*(?=\S)")
+ABOVE = re.compile(
+    rf"^([\[(（【［]{INSIDE}{{1,24}}[\])）】］])\n(?![\[(（【［])", re.M
+)  # a name, what it says on the next line
+ALONE = re.compile(rf"[\[(（【［]({INSIDE}+)[\])）】］]")
+ZERO_WIDTH = "\u200b"
+SOUND = re.compile("[声聲音乐楽地]$")
+ENGLISH_SOUND = re.compile("(?:s|ing)$", re.IGNORECASE)
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
@@ -45,12 +56,12 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
 
 
 def _messages(shown: list[tuple[int, str, str]], options: Options) -> Iterator[Message]:
-    """With names from the events, else from labels in their texts."""
-    form = None if any(name for _, name, _ in shown) else find_form("\n".join(text for _, _, text in shown), options)
-    names = form.names if form and form.name == "colon" else {}
+    """With the event's name, else with that of a label in its text."""
+    lines = [DASH.sub("", line) for _, name, text in shown if not name for line in text.split("\n")]
+    split, names = _labels(lines, options)
     for line, name, text in shown:
-        for part in _split_speakers(text, names):
-            label, rest = split_colon(part)
+        for part in [text] if name else _parts(text, split, names):
+            label, rest = split(part)
             speaker = name or names.get(label)
             body = rest.strip() if not name and label in names else part
             if speaker and body:
@@ -59,23 +70,51 @@ def _messages(shown: list[tuple[int, str, str]], options: Options) -> Iterator[M
                 yield Message(line, None, body, "narration")
 
 
-def _split_speakers(text: str, names: dict[str, str]) -> list[str]:
-    """An event's lines, apart where each begins with a name, else together."""
+def _labels(lines: list[str], options: Options) -> tuple[Split, dict[str, str]]:
+    """The way of labelling that names most lines, if it names some: how to cut a line, and label -> name."""
+    colon, brackets = examine("colon", START + "\n".join(lines), options), _bracketed(lines, options)
+    if sum(brackets.values()) > (colon[0] if colon else 0):
+        return split_brackets, {name: name for name in brackets}
+    if colon is None:
+        return split_colon, {}
+    often = 20 * colon[0] > len(lines)
+    return split_colon, {label: name for label, name in colon[1].names.items() if often or name.isupper()}
+
+
+def _bracketed(lines: list[str], options: Options) -> Counter[str]:
+    """Names in brackets and their lines; what stands alone there too, or reads like one, is a sound: [sighs]."""
+    found = Counter(label for line in lines if (label := split_brackets(line)[0]))
+    sounds = {label[1].strip() for line in lines if (label := ALONE.fullmatch(line))}
+    often = 10 * found.total() > len(lines)
+    sounds |= {label for label in found if SOUND.search(label) or label[0].islower() or not plausible(label)}
+    sounds |= {label for label in found if not often and ENGLISH_SOUND.search(label)}
+    names = {label for label, count in found.items() if count >= options.recurrence or (often and not label.isascii())}
+    return Counter({label: found[label] for label in found if label in options.known or label in names - sounds})
+
+
+def split_brackets(line: str) -> tuple[str, str]:
+    """The name in brackets and what follows it."""
+    found = BRACKETED.match(line)
+    return (found[1], line[found.end() :]) if found else ("", line)
+
+
+def _parts(text: str, split: Split, names: dict[str, str]) -> list[str]:
+    """An event's lines, apart where each begins with a name or a dash, else together."""
     parts: list[str] = []
     for line in text.split("\n"):
-        label = split_colon(line)[0]
-        if parts and label not in names:
+        said = DASH.sub("", line)
+        if parts and said == line and split(said)[0] not in names:
             parts[-1] += "\n" + line
-        else:
-            parts.append(line)
+        elif said:
+            parts.append(said)
     return parts
 
 
 def _said(event: pysubs2.SSAEvent) -> tuple[str, str]:
     voice = KEPT_VOICE.search(event.text)
-    text = TAG.sub("", KEPT_VOICE.sub("", event.plaintext))
+    text = TAG.sub("", KEPT_VOICE.sub("", event.plaintext)).replace(ZERO_WIDTH, "")
     name = event.name or (voice[1] if voice else "")
-    return name.strip(), "\n".join(line.strip().removeprefix("- ") for line in text.split("\n") if line.strip())
+    return name.strip(), ABOVE.sub(r"\1", "\n".join(line.strip() for line in text.split("\n") if line.strip()))
 
 
 def _unseen(event: pysubs2.SSAEvent) -> bool:
