@@ -60,3 +60,29 @@ def test_a_cue_in_letters_without_case_is_short_and_no_sentence() -> None:
     text = "INT. 海边 - 夜\n\n海很安静，灯灭了。\n没有人来。\n\n舞\n来了。\n\n@Mai\nOne.\n\nMAI (O.S.)\nTwo.\n"
     speech = [(item.speaker, item.text) for item in read("fountain", text) if item.kind == "speech"]
     assert speech == [("舞", "来了。"), ("Mai", "One."), ("MAI", "Two.")]
+
+
+# --- json, csv
+
+
+def test_json_takes_the_keys_that_script_tools_and_chat_exports_write() -> None:
+    text = '[{"name": "舞", "text": ["一", "二"]}, {"speaker": "空", "msg": "三"}, {"names": ["舞", "空"], "message": "四"},'
+    text += (
+        '{"author": {"name": "舞"}, "content": "五"}, {"talker": "空", "mes": "六"}, {"name": null, "message": "七"}]'
+    )
+    names = [("舞", "一\n二"), ("空", "三"), ("舞·空", "四"), ("舞", "五"), ("空", "六"), (None, "七")]
+    assert said("json", text) == names
+
+
+def test_a_table_without_header_finds_the_speaker_and_the_text() -> None:
+    assert said("csv", '1,舞,一二三,a1\n2,空,"四,五",a2\n3,,六七八,\n') == [
+        ("舞", "一二三"),
+        ("空", "四,五"),
+        (None, "六七八"),
+    ]
+    assert said("csv", "舞,一二\n,三四\n") == [("舞", "一二"), (None, "三四")]
+
+
+def test_a_table_takes_the_last_revision_of_a_translation() -> None:
+    text = "Character,Original,Translated,Edited\n舞,一,one,\n,二,two,two!\n"
+    assert said("csv", text) == [("舞", "one"), (None, "two!")]

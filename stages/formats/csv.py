@@ -1,9 +1,10 @@
 """Tables of speaker and text: a header line names the columns, and commas, tabs, semicolons or bars part them.
 
-Without a header two columns are speaker and text.
+Without a header the wordiest column is the text, and the one left of it that repeats itself most is the speaker.
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 
 from stages.formats import fields
@@ -16,7 +17,21 @@ DELIMITERS = ",\t;|"
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """The messages of the table; `line` is where its row begins."""
     delimiter, header = _header(text)
+    table, rejects = _table(text, delimiter)
+    keys = header or _columns([cells for _, cells in table])
     rows: list[Row] = []
+    for line, cells in table[1:] if header else table:
+        values = dict(zip(keys, cells, strict=False))
+        if len(cells) < len(keys) and not fields.is_message(values):
+            rejects.append(Reject(line, delimiter.join(cells)[:200], f"expected {len(keys)} columns, got {len(cells)}"))
+        else:
+            rows.append(Row(line, values))
+    yield from sorted((*fields.messages(rows), *rejects), key=lambda item: item.line)
+
+
+def _table(text: str, delimiter: str) -> tuple[list[tuple[int, list[str]]], list[Reject]]:
+    """The rows that carry anything, with their lines."""
+    table: list[tuple[int, list[str]]] = []
     rejects: list[Reject] = []
     reader = csv.reader((line + "\n" for line in text.split("\n")), delimiter=delimiter)
     while True:
@@ -27,15 +42,24 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
             rejects.append(Reject(line, "", f"expected a table row, got {error}"))
             continue
         if cells is None:
-            break
-        if not any(cell.strip() for cell in cells) or (header and line == 1):
-            continue
-        keys = header or ("name", "text")
-        if len(cells) < len(keys) and not fields.is_message(dict(zip(keys, cells, strict=False))):
-            rejects.append(Reject(line, delimiter.join(cells)[:200], f"expected {len(keys)} columns, got {len(cells)}"))
-        else:
-            rows.append(Row(line, dict(zip(keys, cells, strict=False))))
-    yield from sorted((*fields.messages(rows), *rejects), key=lambda item: item.line)
+            return table, rejects
+        if any(cell.strip() for cell in cells):
+            table.append((line, cells))
+
+
+def _columns(table: list[list[str]]) -> tuple[str, ...]:
+    """Names for the columns of a table without a header."""
+    width = Counter(map(len, table)).most_common(1)[0][0] if table else 0
+    columns = [[row[at].strip() for row in table if at < len(row)] for at in range(width)]
+    if width < 2:
+        return ("text",)
+    words = max(range(1, width), key=lambda at: sum(map(len, columns[at])))
+    name = min(range(words), key=lambda at: (_numbers(columns[at]), len(set(columns[at]) - {""}) or len(table)))
+    return tuple("name" if at == name else "text" if at == words else f"column {at}" for at in range(width))
+
+
+def _numbers(column: list[str]) -> bool:
+    return all(not cell or not any(map(str.isalpha, cell)) for cell in column)
 
 
 def _header(text: str) -> tuple[str, tuple[str, ...]]:

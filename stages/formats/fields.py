@@ -8,12 +8,30 @@ from typing import Any, NamedTuple
 from stages.formats.message import Message, Reject
 from stages.formats.quotes import mixed_names, spoken
 
-NAMES = ("name", "names", "speaker", "character", "chara", "who", "role", "角色", "说话人", "名字", "名前")
-TEXTS = (  # translations first, the later revision first: GalTransl keeps them beside the original
+NAMES = (
+    *("name", "names", "speaker", "character", "chara", "char", "who", "role", "actor"),
+    *(
+        "author",
+        "sender",
+        "talker",
+        "nickname",
+        "角色",
+        "角色名",
+        "人物",
+        "说话人",
+        "名字",
+        "姓名",
+        "名前",
+        "話者",
+        "キャラ",
+    ),
+)
+TEXTS = (  # translations first, the later revision first: GalTransl and VNTextPatch keep them beside the original
     *("proofread_dst", "proofread_zh", "pre_dst", "pre_zh", "post_zh_preview", "post_dst_preview"),
-    *("message", "text", "content", "dialogue", "dialog", "sentence", "line"),
-    *("台词", "内容", "对话", "文本", "テキスト"),
-    *("post_src", "pre_src", "post_jp", "pre_jp"),
+    *("edited", "checked", "translated", "translation", "译文", "翻译"),
+    *("message", "msg", "mes", "text", "content", "dialogue", "dialog", "sentence", "utterance", "line"),
+    *("台词", "臺詞", "对白", "內容", "内容", "对话", "文本", "テキスト", "セリフ", "本文"),
+    *("original", "原文", "post_src", "pre_src", "post_jp", "pre_jp"),
 )
 SURROGATE = re.compile("[\ud800-\udfff]")
 SCENES = ("scene", "label", "chapter", "场景", "章节")
@@ -41,7 +59,7 @@ def present(keys: tuple[str, ...]) -> Present:
 
 
 def is_message(values: Mapping[str, Any]) -> bool:
-    return any(isinstance(values[key], str) for key in present(tuple(values)).texts)
+    return any(_words(values[key]) is not None for key in present(tuple(values)).texts)
 
 
 def messages(rows: Iterable[Row]) -> Iterator[Message | Reject]:
@@ -61,17 +79,26 @@ def messages(rows: Iterable[Row]) -> Iterator[Message | Reject]:
 
 
 def _name(values: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    """The speaker; of several at once, all of them with · between."""
+    """The speaker; of several at once, all of them with · between; of an object, its name."""
     for key in keys:
-        if isinstance(values[key], list):
-            return "·".join(_clean(part) for part in values[key] if isinstance(part, str) and part.strip())
-        if name := _first(values, (key,)):
+        value = values[key]
+        if isinstance(value, dict):
+            value = next((value[part] for part in NAMES if part in value), None)
+        parts = value if isinstance(value, list) else [value]
+        if name := "·".join(_clean(part) for part in parts if isinstance(part, str) and part.strip()):
             return name
     return ""
 
 
 def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    return next((_clean(value) for key in keys if isinstance(value := values[key], str) and value.strip()), "")
+    return next((_clean(words) for key in keys if (words := _words(values[key])) and words.strip()), "")
+
+
+def _words(value: Any) -> str | None:
+    """A text, or its lines."""
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    return value if isinstance(value, str) else None
 
 
 def _clean(text: str) -> str:
