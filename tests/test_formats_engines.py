@@ -206,6 +206,40 @@ def test_kag_keeps_the_speaker_where_the_game_clears_names_itself() -> None:
     assert said("kag", text) == [("mai", "a"), ("mai", "b"), (None, "c")]
 
 
+def test_kag_finds_the_tag_that_names_where_a_game_calls_it_as_it_likes() -> None:
+    text = "@舞 f=1\n「一」[p]\n@晴\n「二」[p]\n@舞\n（三）[p]\n@晴 f=2\n「四」[p]\n@揺れ\n夜。[p]\n"
+    text += "@舞\n「五」[p]\n@晴\n六[p]\n@晴\n「七」[p]\n"
+    speakers = [("舞", "「一」"), ("晴", "「二」"), ("舞", "（三）"), ("晴", "「四」"), (None, "夜。")]
+    assert said("kag", text) == [*speakers, ("舞", "「五」"), ("晴", "六"), ("晴", "「七」")]
+    text = "".join(f"@line f={n} chara=mai\n「{n}」[p]\n@face file=x\nnight[p]\n" for n in range(3))
+    assert said("kag", text)[:3] == [("mai", "「0」"), (None, "night"), ("mai", "「1」")]
+
+
+def test_kag_takes_no_effect_for_a_speaker_where_names_are_known_or_the_macro_prints_nothing() -> None:
+    quake = "[macro name=揺れ][quake time=1][endmacro]\n"
+    text = "".join(f"@揺れ\n「{n}」[p]\n" for n in range(4))
+    assert {speaker for speaker, _ in said("kag", quake + text)} == {None}
+    named = "".join(f"[nm t=舞]\n@揺れ\n「{n}」[p]\n" for n in range(4))
+    assert {speaker for speaker, _ in said("kag", named)} == {"舞"}
+
+
+def test_kag_reads_the_name_that_a_macro_prints() -> None:
+    text = '@macro name=her\n[eval exp="f.n=\'舞\'"]\n【[emb exp="f.n"]】[r]\n@endmacro\n'
+    text += "[macro name=who][current layer=message1][emb exp=mp.t][current layer=message0][endmacro]\n"
+    assert said("kag", text + "@her\n一[p]\n[who t=晴]二[p]\n") == [("舞", "一"), ("晴", "二")]
+
+
+def test_kag_tags_may_be_in_capitals_and_ruby_stands_beside_its_base() -> None:
+    text = "@Talk name=舞\n[港'みなと]へ\n@Hitret id=1\n夜。\n@Hitret id=2\n"
+    assert said("kag", text) == [("舞", "港へ"), (None, "夜。")]
+    assert FORMATS["kag"].sniff(text) > FORMATS["naninovel"].sniff(text)
+
+
+def test_the_text_of_a_button_is_html() -> None:
+    text = '#\n[glink text="Yes,&nbsp;of course<br>now" target=*a]\n'
+    assert said("tyrano", text) == [(None, "Yes, of course now")]
+
+
 def test_a_planted_third_speaker_and_a_planted_label_are_seen() -> None:
     text = 'label a:\n    m "1"\n    s "2"\n    m "3"\n'
     third = text.replace('    s "2"\n', '    t "x"\n    s "2"\n')

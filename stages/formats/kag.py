@@ -4,7 +4,9 @@ KAG itself has no way to say who speaks; each game has its own macro. So the nam
 the first is tried where a tag or a run of text begins (its group: the name; empty: nobody), the second on a tag's name.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from html import unescape
 from typing import NamedTuple
 
 import regex
@@ -13,21 +15,25 @@ from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 
 # [nm name="x"], @nm t=x, [nm_x], [ns]x[nse], 【x】, @【x】, and before a quote a macro of no Latin name.
+TAGS = r"nm|name|namae|talk|speak|speaker|serif|whosay|msg|mes|message|chara_ptext"
 NAME = (
-    r"[\[@](?:nm|name|namae|talk|speak|speaker|serif|whosay|msg|mes|message|chara_ptext)(?=[\s\]])"
+    rf"(?i)[\[@](?:{TAGS})(?=[\s\]])"
     r"[^\]\n]*?\b(?:name|text|t|n|who)\s*=\s*(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^\s\"'\]]*))"
-    r"|[\[@]nm_([^\s\]]+)|\[ns\](?=[^\[\n]+\[nse\])([^\[]+)|@?【([^】\n]*)】"
+    r"|[\[@]nm_([^\s\]]+)|\[ns\](?=[^\[\n]+\[nse\])([^\[]+)|@?【([^【】\n]*+)】"
     r"|\[(?=[^\x00-\x7f][^\[\]\n]*+\][「『])([^\[\]\s]+)"
 )
-END = r"n?p|pg|page|[lr]{0,2}(?:pcms?|cm)|pcms_sel|ct|er|en|fc|vp|ml|plc|endmessage|endpage|s"
+END = r"(?i:n?p|pg|page|[lr]{0,2}(?:pcms?|cm)|pcms_sel|ct|er|en|fc|vp|ml|plc|endmessage|endpage|hitret|s)"
 CLEARED = regex.compile(r"[\[@](?:nm|name|whosay)[ \t]+(?:name|t|text|n)[ \t]*=[ \t]*(?:\"\"|'')")
 
-PART = regex.compile(r"(\[\[)|\[((?:[^\[\]\"']++|\"[^\"]*+\"|'[^']*+'|\[[^\[\]]*+\])*+)\]")
+PART = regex.compile(
+    r"(\[\[)|\[([^\x00-\x7f][^\[\]\s'=]*+)'[^\[\]'\s]++\]|\[((?:[^\[\]\"']++|\"[^\"]*+\"|'[^']*+'|\[[^\[\]]*+\])*+)\]"
+)
 TAG = regex.compile(r"[ \t]*+([^\s=\]]++)")
 ATTRIBUTE = regex.compile(r"(?<![^\s\"'])([^\s=\"'\[\]]++)\s*+=\s*+(\"[^\"]*+\"|'[^']*+'|[^\s\"']++)")
 HIDDEN = {"iscript": "endscript", "html": "endhtml"}  # code: nothing of it is read out
 SAVE_POINT = regex.compile(r"(?:page)?\d*\Z")  # `*|`, `*page3|`, `*6116|` are places to save, not scenes
 WIDE = regex.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
+HTML = regex.compile(r"</?[a-zA-Z][^<>]*+>")  # in the text of a button
 COMPUTES = regex.compile(r"[;=]|\+\+|--")
 MARGIN = " \t\u3000"
 
@@ -45,7 +51,7 @@ class Piece(NamedTuple):
     def attributes(self) -> dict[str, str]:
         """`a=1 b="two"` of a tag; a value that is an expression, `&f.name`, becomes `{f.name}`."""
         inner_end = self.end - (self.line[self.end - 1] == "]")
-        return {name: value_of(value) for name, value in ATTRIBUTE.findall(self.line, self.start, inner_end)}
+        return {name.lower(): value_of(value) for name, value in ATTRIBUTE.findall(self.line, self.start, inner_end)}
 
 
 def value_of(value: str) -> str:
@@ -73,6 +79,7 @@ def pieces(text: str, tyrano: bool = False) -> Iterator[Piece]:
 
 
 def _ends(line: str, tag: str) -> bool:
+    line = line.lower()
     return tag in line and (tag == "*/" or f"[{tag}" in line or line.startswith("@" + tag))
 
 
@@ -83,7 +90,7 @@ def _line(number: int, line: str, tyrano: bool) -> Iterator[Piece]:
     if first == "*" and len(line) > 1:
         yield Piece("label", line[1:].partition("|")[0].strip(), *whole)
     elif first == "@" and (found := TAG.match(line, 1)):
-        yield Piece("tag", found[1], *whole)
+        yield Piece("tag", found[1].lower(), *whole)  # KAG takes capitals for small letters
     elif first == "#" and tyrano:
         yield Piece("speaker", line[1:].strip(), *whole)
     else:
@@ -105,8 +112,10 @@ def _inline(number: int, line: str, at: int) -> Iterator[Piece]:
         at = found.end()
         if found[1]:
             yield Piece("text", "[", number, line, at - 1, at)
-        elif tag := TAG.match(found[2]):
-            yield Piece("tag", tag[1], number, line, tag_at, at)
+        elif found[2]:  # [base'ruby]
+            yield Piece("text", found[2], number, line, tag_at, at)
+        elif tag := TAG.match(found[3]):
+            yield Piece("tag", tag[1].lower(), number, line, tag_at, at)
 
 
 class Page:
@@ -120,10 +129,12 @@ class Page:
         self.parts: list[str] = []
         self.first = self.last = 0  # lines of the message's first and last text
         self.choice: str | None = None  # between [link] and [endlink]
-        self.in_macro = False  # what a definition prints, it prints where the macro is used
+        self.in_macro = ""  # its name; what a definition prints, it prints where the macro is used
 
     def take(self, piece: Piece) -> Iterator[Message | Reject]:
         """Add a piece; yield what it completes."""
+        if piece.kind == "text" and MACRO + self.in_macro in self.names:
+            return  # the brackets around the name that it prints
         if piece.kind == "text":
             if self.by_line and piece.number != self.last:
                 yield from self.finish()
@@ -141,7 +152,7 @@ class Page:
         name = piece.value
         if name in ("macro", "endmacro"):
             yield from self.finish()
-            self.in_macro = name == "macro"
+            self.in_macro = piece.attributes().get("name", name).lower() if name == "macro" else ""
         elif name == "r":
             self.last = 0
         elif (shown := self.shown(piece)) is not None:
@@ -155,9 +166,11 @@ class Page:
         elif self.end.fullmatch(name) or ENDS + name in self.names:
             yield from self.finish()
             self.speaker = self.speaker if self.keeps_speaker else None
-        elif "text" in (values := piece.attributes()) and ("target" in values or "storage" in values):
+        elif {"target", "storage"} & (values := piece.attributes()).keys() and (
+            label := values.get("text") or values.get("txt")
+        ):
             yield from self.finish()
-            yield from self.chosen(piece.number, values["text"])
+            yield from self.chosen(piece.number, label)
 
     def shown(self, piece: Piece) -> str | None:
         """What a tag prints: a variable, a text, or what the macro of that name prints."""
@@ -166,7 +179,7 @@ class Page:
         return self.names.get(SHOWN + piece.value)
 
     def chosen(self, number: int, text: str) -> Iterator[Message]:
-        if text := text.strip():
+        if text := unescape(HTML.sub(" ", text)).replace("\xa0", " ").strip():
             yield Message(number, None, text, "choice", self.scene)
 
     def add(self, text: str, number: int) -> None:
@@ -238,26 +251,75 @@ MACRO = "macro:"  # the speaker that it sets, or `%x`: the speaker that its call
 ENDS = "ends:"  # it ends a message
 SHOWN = "shown:"  # the text that it prints
 BODY = 4000  # characters of a definition that are looked at
-MACRO_SIGN = regex.compile(r"[\[@](?:end)?macro\b")
-DEFINITION = regex.compile(r"[\[@]macro[ \t]+name[ \t]*=[ \t]*[\"']?([^\s\"'\]]+)[\"']?[ \t]*\]?")
+MACRO_SIGN = regex.compile(r"(?i)[\[@](?:end)?macro\b")
+DEFINITION = regex.compile(r"(?i)[\[@]macro[ \t]+name[ \t]*=[ \t]*[\"']?([^\s\"'\]]+)[\"']?[ \t]*\]?")
+PRINTS = ("emb", "ch")
+QUOTED = regex.compile(r"^[ \t\u3000]*+[「『]", regex.MULTILINE)
+CARRIED = regex.compile(r"%(\w+)(?:\|.*)?|\{?&?mp\.(\w+)\}?")
+VALUE = regex.compile(r"\{([\w.]+)\}")
+NAMED = regex.compile(rf"(?i)[\[@](?:(?:{TAGS})(?=[\s\]])|nm_)|\[ns\]|【|^#\S", regex.MULTILINE)
+WRITTEN = regex.compile(r"【([^【】\n]++)】")
+ASSIGNED = regex.compile(r"([\w.]++)\s*+=\s*+(?:'([^'\n]*+)'|\"([^\"\n]*+)\")")
+# A tag right before a quotation, where a game has no name tag known by its name.
+BEFORE_TEXT = regex.compile(
+    r"(?:^@([^\s\[\]=]++)([^\n]*+)\n|\[([^\s\[\]=]++)([^\[\]\n]*+)\](?:\n|\[r\]\n)?+)[ \t\u3000]*+([^\s\[\];*@])",
+    regex.MULTILINE,
+)
+CARRIERS = ("name", "text", "t", "n", "who", "chara", "character", "speaker", "talker")
+QUOTATION = '「『“"（'
+SOME = 3  # calls that are no accident
 
 
 def survey(texts: Iterable[str]) -> dict[str, str]:
     """What the macros of all files do, as far as it concerns messages."""
     names: dict[str, str] = {}
+    silent: set[str] = set()
+    calls: Counter[tuple[str, str, bool]] = Counter()
+    known = quotations = 0
     pattern, end = regex.compile(NAME), regex.compile(END)
     for text in texts:
         for found in DEFINITION.finditer(text):
             body = MACRO_SIGN.split(text[found.end() : found.end() + BODY], maxsplit=1)[0]
-            for effect, value in _effects(list(pieces(body, tyrano=True)), pattern, end):
-                names.setdefault(effect + found[1], value)
+            parts, name = list(pieces(body, tyrano=True)), found[1].lower()
+            for effect, value in _effects(parts, pattern, end):
+                names.setdefault(effect + name, value)
+            if all(part.kind == "tag" and part.value not in PRINTS for part in parts):
+                silent.add(name)
+        known += sum(1 for _ in NAMED.finditer(text))
+        quotations += len(QUOTED.findall(text))
+        calls.update(_calls(text))
+    if known * 4 < quotations:
+        for tag, carrier in _name_tags(calls, silent):
+            names.setdefault(MACRO + tag, carrier)
     return names
+
+
+def _calls(text: str) -> Iterator[tuple[str, str, bool]]:
+    """Tags before text: tag, `%x` for its attribute x that may carry a name, else the tag as written, quotation?"""
+    for found in BEFORE_TEXT.finditer(text):
+        written, inner = found[1] or found[3], found[2] or found[4] or ""
+        tag, quoted = written.lower(), found[5] in QUOTATION
+        given = {name.lower() for name, _ in ATTRIBUTE.findall(inner)}
+        if carrier := next((name for name in CARRIERS if name in given), ""):
+            yield tag, "%" + carrier, quoted
+        elif not tag[0].isascii():
+            yield tag, written, quoted
+
+
+def _name_tags(calls: Counter[tuple[str, str, bool]], silent: set[str]) -> Iterator[tuple[str, str]]:
+    """Tags that mostly stand before a quotation, and who speaks then; not macros that print nothing."""
+    for (tag, carrier, quoted), count in calls.items():
+        others = calls[tag, carrier, False]
+        engine = CORE.match("@" + tag) or TYRANO.match("@" + tag)
+        if quoted and count >= SOME and count > 2 * others and tag not in silent and not engine:
+            yield tag, carrier
 
 
 def _effects(parts: list[Piece], name: regex.Pattern[str], end: regex.Pattern[str]) -> Iterator[tuple[str, str]]:
     tags = [part for part in parts if part.kind == "tag"]
     speakers = [part.value for part in parts if part.kind == "speaker"]
     speakers += [found[found.lastindex or 0] for tag in tags if (found := name.match(tag.line, tag.start))]
+    speakers += _printed_names(parts)
     if speakers and speakers[0]:
         yield MACRO, _macro_speaker(speakers[0])
     if any(end.fullmatch(tag.value) for tag in tags):
@@ -266,17 +328,34 @@ def _effects(parts: list[Piece], name: regex.Pattern[str], end: regex.Pattern[st
         yield SHOWN, "".join(map(printed, tags))
 
 
+def _printed_names(parts: list[Piece]) -> list[str]:
+    """The name that a macro prints: in 【】, or alone in a message layer of its own; its variables with their value."""
+    shown = "".join(_shown(part) for part in parts).strip()
+    values: dict[str, str] = {}
+    for part in parts:
+        if part.value == "eval":
+            found = ASSIGNED.findall(part.attributes().get("exp", ""))
+            values.update({name: one or other for name, one, other in found})
+    alone = any(part.value == "current" for part in parts) and CARRIED.fullmatch(shown)
+    if alone or WRITTEN.fullmatch(shown):
+        return [VALUE.sub(lambda value: values.get(value[1]) or value[0], shown.strip("【】"))]
+    return []
+
+
+def _shown(part: Piece) -> str:
+    return part.value if part.kind == "text" else printed(part) if part.value in PRINTS else ""
+
+
 def _macro_speaker(name: str) -> str:
     """A name as it is; of `%x`, `&mp.x` the attribute that carries it; of any other variable, `name`."""
-    carried = regex.match(r"%(\w+)|&?mp\.(\w+)", name)
-    if carried:
-        return "%" + (carried[1] or carried[2])
+    if carried := CARRIED.match(name):
+        return "%" + (carried[1] or carried[2]).lower()
     return "%name" if name.startswith("&") else name
 
 
 CORE = regex.compile(
-    r"[\[@](?:r|l|p|cm|lr|pcm|pg|ct|er|s|wait|jump|call|return|eval|if|else|endif|image|trans|wt|backlay|playbgm|stopbgm|fadeoutbgm"
-    r"|playse|link|endlink|font|resetfont|ruby|emb|ch|nm|layopt|position|current|macro|iscript|endmessage)(?=[\s\]]|\Z)"
+    r"(?i)[\[@](?:r|l|p|cm|lr|pcm|pg|ct|er|s|wait|jump|call|return|eval|if|else|endif|image|trans|wt|backlay|playbgm|stopbgm|fadeoutbgm"
+    r"|playse|link|endlink|font|resetfont|ruby|emb|ch|nm|layopt|position|current|macro|iscript|endmessage|hitret|talk|button|locate|history|rclick|title|edit|video|hact|style|nowait|delay|clickskip|keyframe|frame|endkeyframe)(?=[\s\]]|\Z)"
 )
 TYRANO = regex.compile(
     r"#(?:\S|\Z)|[\[@](?:chara_(?:new|show|hide|mod|face|config|ptext|part|move|layer|delete)|glink|_?tb_\w+|mtext|kanim|keyframe"

@@ -22,7 +22,8 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
     page = kag.Page(END, options.names, True, text)
     for piece in kag.pieces(text, tyrano=True):
         named = None if page.in_macro and piece.kind == "tag" else _speaker(piece, options.names)
-        if written := BRACKETED.match(piece.line, piece.start) if piece.kind == "text" and not piece.start else None:
+        spoken = piece.kind == "text" and not piece.start and not page.in_macro
+        if written := BRACKETED.match(piece.line) if spoken else None:
             yield from page.finish()
             page.speaker = written[1].strip() or None
             piece = piece._replace(value=piece.line[written.end() : piece.end])
