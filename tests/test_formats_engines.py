@@ -235,6 +235,13 @@ def test_kag_tags_may_be_in_capitals_and_ruby_stands_beside_its_base() -> None:
     assert FORMATS["kag"].sniff(text) > FORMATS["naninovel"].sniff(text)
 
 
+def test_a_scenario_keeps_its_last_words_and_a_comment_behind_the_end_is_none_of_them() -> None:
+    for name in ("kag", "tyrano"):
+        text = "*a\n【舞】一[p]\n[jump target=*b] ; a note\n*b\n[s] ; stop\n二"
+        assert said(name, text)[0] == ("舞", "一")
+        assert [words for _, words in said(name, text)] == ["一", "二"]
+
+
 def test_the_text_of_a_button_is_html() -> None:
     text = '#\n[glink text="Yes,&nbsp;of course<br>now" target=*a]\n'
     assert said("tyrano", text) == [(None, "Yes, of course now")]

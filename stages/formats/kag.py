@@ -116,6 +116,8 @@ def _inline(number: int, line: str, at: int) -> Iterator[Piece]:
             yield Piece("text", found[2], number, line, tag_at, at)
         elif tag := TAG.match(found[3]):
             yield Piece("tag", tag[1].lower(), number, line, tag_at, at)
+            if COMMENTED.match(line, tag_at):
+                return
 
 
 class Page:
@@ -253,6 +255,7 @@ SHOWN = "shown:"  # the text that it prints
 BODY = 4000  # characters of a definition that are looked at
 MACRO_SIGN = regex.compile(r"(?i)[\[@](?:end)?macro\b")
 DEFINITION = regex.compile(r"(?i)[\[@]macro[ \t]+name[ \t]*=[ \t]*[\"']?([^\s\"'\]]+)[\"']?[ \t]*\]?")
+COMMENTED = regex.compile(r"(?i)\[(?:s|return|jump(?:[ ](?![^\]\n]*\bcond)[^\]\n]*)?)\][ \t]*;")  # nobody comes there
 PRINTS = ("emb", "ch")
 QUOTED = regex.compile(r"^[ \t\u3000]*+[「『]", regex.MULTILINE)
 CARRIED = regex.compile(r"%(\w+)(?:\|.*)?|\{?&?mp\.(\w+)\}?")

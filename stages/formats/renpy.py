@@ -10,6 +10,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 
 from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
@@ -366,6 +367,10 @@ ASSIGNMENT = re.compile(
 CHARACTER = re.compile(r"Character[ \t]*+\(")
 VARIABLE = re.compile(rf"\{{({WORD}(?:\.{WORD})*)\}}")
 LABELS = re.compile(r"^[ \t]*+label[ \t]++([\w.\u00a0-\ufffd]++)", re.MULTILINE)
+SPOKEN = re.compile(  # roughly a say
+    rf"^[ \t]++(?!(?:{'|'.join(word for word in sorted(SILENT) if word != '$')})\b)(?:[^\W\d][^\n\"'=(\#$]*+)?[\"']",
+    re.MULTILINE,
+)
 LANGUAGES = re.compile(rf"^translate[ \t]++({WORD})[ \t]++(?!(?:strings|python|style)\b)", re.MULTILINE)
 REGISTERED = re.compile(r"""(?:statements\.register|register_statement)\(\s*(?:name\s*=\s*)?["'](\w+)""")
 SCRIPT_BLOCK = re.compile(r"\bblock[ ]*=[ ]*[\"']script")
@@ -414,13 +419,14 @@ def _statements(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _labels(text: str) -> Iterator[str]:
-    """The labels of a script under LABELLED; "" stands for what is said before the first."""
-    outer = ""
-    for found in LABELS.finditer(text):
+    """The labels under which a script says something, under LABELLED; "" stands for what is said before the first."""
+    outer, borders = "", [*LABELS.finditer(text), None]
+    for found, following in pairwise(borders):
         outer = outer if found[1].startswith(".") else found[1].partition(".")[0]
         label = outer + found[1] if found[1].startswith(".") else found[1]
-        yield LABELLED
-        yield LABELLED + label.replace(".", "_")
+        if SPOKEN.search(text, found.end(), following.start() if following else len(text)):
+            yield LABELLED
+            yield LABELLED + label.replace(".", "_")
 
 
 def _assign(text: str, values: dict[str, str]) -> None:

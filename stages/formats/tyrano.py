@@ -34,6 +34,7 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
         else:
             yield from page.finish()
             page.speaker = options.names.get(named, named) or None
+    yield from page.finish()
 
 
 def _speaker(piece: kag.Piece, names: Mapping[str, str]) -> str | None:
