@@ -66,7 +66,8 @@ def test_a_cue_in_letters_without_case_is_short_and_no_sentence() -> None:
 
 
 def test_json_takes_the_keys_that_script_tools_and_chat_exports_write() -> None:
-    text = '[{"name": "舞", "text": ["一", "二"]}, {"speaker": "空", "msg": "三"}, {"names": ["舞", "空"], "message": "四"},'
+    text = '[{"name": "舞", "text": ["一", "二"]}, {"speaker": "空", "msg": "三"},'
+    text += '{"names": ["舞", "空"], "message": "四"},'
     text += (
         '{"author": {"name": "舞"}, "content": "五"}, {"talker": "空", "mes": "六"}, {"name": null, "message": "七"}]'
     )
@@ -86,3 +87,50 @@ def test_a_table_without_header_finds_the_speaker_and_the_text() -> None:
 def test_a_table_takes_the_last_revision_of_a_translation() -> None:
     text = "Character,Original,Translated,Edited\n舞,一,one,\n,二,two,two!\n"
     assert said("csv", text) == [("舞", "one"), (None, "two!")]
+
+
+# --- text
+
+DIALOGUE = [("夏生", "早。"), ("舞", "早啊。"), ("夏生", "走吧。"), ("舞", "好。")]
+ADORNED = {
+    "stamp": "[00:1{n}] {name}：{text}\n",
+    "span": "00:00:1{n},000 --> 00:00:1{n},900 {name}：{text}\n",
+    "day": "2020-01-01 12:00:0{n} {name}：{text}\n",
+    "messenger": "1/1/20, 12:0{n} - {name}: {text}\n",
+    "header": "{name} 2020/1/1 12:00:0{n}\n{text}\n\n",
+    "header with account": "2020-01-01 12:00:0{n} {name}(10001)\n{text}\n\n",
+    "log": "<{name}> {text}\n",
+    "bold": "**{name}**：{text}\n\n",
+    "bold colon": "**{name}：** {text}\n\n",
+    "list": "- {name}：{text}\n",
+    "numbers": "{n}. {name}：{text}\n",
+    "play": "{name}　　{text}\n\n",
+}
+
+
+@pytest.mark.parametrize("form", ADORNED)
+def test_what_stands_around_a_name_comes_off(form: str) -> None:
+    lines = [ADORNED[form].format(n=n, name=name, text=text) for n, (name, text) in enumerate(DIALOGUE, 1)]
+    assert said("text", "".join(lines)) == DIALOGUE
+
+
+def test_brackets_on_some_lines_and_colons_on_others_name_the_same_people() -> None:
+    text = "【夏生】早。\n舞：早啊。\n海很安静。\n夏生：走吧。\n【舞】好。\n【旁白】灯灭了。\n"
+    assert [name for name, _ in said("text", text)] == ["夏生", "舞", None, "夏生", "舞", None]
+
+
+def test_a_play_may_part_the_name_by_spaces_or_a_full_stop() -> None:
+    assert said("text", "舞　（走近）一。\n夏生　二。\n舞 （笑）三。\n夏生　四。\n")[:2] == [
+        ("舞", "（走近）一。"),
+        ("夏生", "二。"),
+    ]
+    play = "ACT I\n\nMAI.\nOne. Two\nthree.\n\n[Enter Kou.]\n\nMR. KOU.\n[Sighs.] Four.\n\n"
+    play += "MAI.\nYes.\n\nMR. KOU.\nNo.\n\nMAI. Five\nsix.\n"
+    expected = [("MAI", "One. Two\nthree."), (None, "[Enter Kou.]"), ("MR. KOU", "[Sighs.] Four."), ("MAI", "Yes.")]
+    assert said("text", play) == [*expected, ("MR. KOU", "No."), ("MAI", "Five\nsix.")]
+
+
+def test_sentences_and_columns_are_no_names() -> None:
+    text = "No. I will not.\nYes. I will.\nThe sea was calm.\nHe slept.\nNo. Never.\nYes. Ever.\nShe left.\n"
+    assert {name for name, _ in said("text", text)} == {None}
+    assert said("text", "Mai.  One.\n\nKou.  Two.\n\nMai.  Three.\n\nKou.  No.\n")[1] == ("Kou", "Two.")

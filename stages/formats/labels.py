@@ -9,18 +9,26 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from stages.formats.adornments import unadorned
 from stages.formats.marks import CHOICE, NUMERAL, TITLE
 from stages.formats.message import Options
 from stages.formats.quotes import mixed_names
 
 NAME = r"[^\s：:「」『』“”\"…。！!，,；;][^：:\n\t「」『』“”\"…。！!，；;]{0,39}"
+DOTTED = (  # ROMEO. or, with more than a space behind it, Romeo.
+    r"(?:(?:M[Rr][Ss]?|D[Rr]|S[Tt])\.[ ])?"
+    r"(?:[A-Z][A-Z’' \-]{1,30}|[A-Z][^\W\d_][\w’' \-]{0,30}(?=\.(?:[ ]{2}|\t|\n)))\."
+)
 LABELS = {  # form -> a newline, <the label as written>, <the first character of what follows it>
     "colon": r"\n<[^：:\n\t]{1,40}>[：:][ \t　]*<.?>",
     "tab": rf"\n<{NAME}>\t[ \t　]*<.?>",
     "bracket": r"\n<[ \t　]*[【\[［][^】\]］\n]{1,40}[】\]］]>[：:]?[ \t　]*<.?>",
     "quote": rf"\n<[ \t　]*{NAME}><[「『“]>",
-    "above": r"\n\n<[ \t　]*[^\s「『“（(][^\n：:。！，…「」]{0,30}>\n[ \t　]*<[「『“\"]>",
+    "space": r"\n<[^\s：:「」『』“”\"…。！!？?，,；;、（()）\[\]【】]{1,8}>(?:　+|[ \t]{2,}|[ ](?=[（(]))[ \t　]*<.?>",
+    "dot": rf"\n<{DOTTED}>[ \t]*<.?>",
+    "above": r"\n\n<[ \t　]*[^\s「『“（(\[［【][^\n：:。！，…「」]{0,30}>\n[ \t　]*<[「『“\"]>",
 }
+WHOLE_FILE = ("space", "dot")  # forms so slight that they must label a third of the lines, and several people
 CLOSED = {"quote": r"(?=[^\n]*[」』”][ \t　]*(?:\n|\Z))"}  # what must follow
 APART = {form: re.compile(pattern.replace("<", "(").replace(">", ")")) for form, pattern in LABELS.items()}
 WHOLE = {  # finds one string a match, so that equal ones are counted before they are taken apart
@@ -32,15 +40,22 @@ MARKS = {  # a text without them lacks the form
     "tab": "\t",
     "bracket": "】]］",
     "quote": "」』”",
+    "space": "　 ",
+    "dot": ".",
     "above": '「『“"',
 }
 WRITTEN_NAME = re.compile(rf"[ \t　]*{NAME}")
 BRACKET = re.compile(r"[ \t　]*[【\[［]([^】\]］\n]{1,40})[】\]］]")
 MANNER = re.compile(r"(.+?)[ 　]*([（(][^（()）]{1,20}[)）])")
 SETTING = frozenset(
-    ("时间", "地点", "场景", "背景", "音乐", "音效", "画面", "镜头", "备注", "注", "場所", "BGM", "BG", "SE", "CG")
+    (
+        *("时间", "地点", "场景", "背景", "音乐", "音效", "画面", "镜头", "备注", "注", "場所"),
+        *("BGM", "BG", "SE", "CG", "SCENE", "Scene", "ACT", "Act", "CURTAIN", "Curtain"),
+    )
 )
 PROSE_ENDINGS = re.compile(r"(?:[写说說道问問喊叫答想着是为]|如下|说明|原则)$")
+LISTED = frozenset("-*•‣>0123456789")
+MARK = re.compile(r"(?:[-*•‣>]|\d{1,4}[.、)）])[ \t　]+|\d{1,4}[.、)）]")  # - 夏生, 1. 夏生
 TIME = re.compile(r"(?=\D*\d)[\d\W_年月日时時点分秒]+")
 ORDINAL = re.compile(rf"第{NUMERAL}")
 
@@ -74,14 +89,14 @@ def examine(form: str, text: str, options: Options) -> tuple[int, Form] | None:
     found = {
         key: count for key, count in labelled(form, text).items() if form != "colon" or WRITTEN_NAME.fullmatch(key[0])
     }
-    names = _names(found, _formed(form, found), text, options)
-    if not names:
+    names = _names(found, _formed(form, found), 0 if form in WHOLE_FILE else nonblank(text), options)
+    paragraphs = bool(names) and form in ("colon", "bracket", "dot") and _paragraphs(form, names, text)
+    if not names or (form in WHOLE_FILE and not _everywhere(found, names, text, paragraphs)):
         return None
-    labels, firsts = _sum_by(found, 0), _sum_by(found, 1)
+    labels = _sum_by(found, 0)
     noted = {label: MANNER.fullmatch(clean_name(label)) for label in names}
     manners = {label: note[2] for label, note in noted.items() if note and note[1] == names[label]}
     openings = ((names[label], first, count) for (label, first), count in found.items() if first and label in names)
-    paragraphs = form in ("colon", "bracket") and firsts[""] > 1 and _paragraphs(form, names, text)
     return sum(labels[label] for label in names), Form(form, names, manners, paragraphs, mixed_names(openings))
 
 
@@ -95,6 +110,12 @@ def labelled(form: str, text: str) -> Found:
     return found
 
 
+def _everywhere(found: Found, names: dict[str, str], text: str, paragraphs: bool) -> bool:
+    """Whether a third of the lines, or of the paragraphs, have labels, of two people or more."""
+    lines = sum(count for (label, _), count in found.items() if label in names)
+    return 3 * lines > (text.count("\n\n") if paragraphs else nonblank(text)) and len(set(names.values())) > 1
+
+
 def _sum_by(found: Found, part: int) -> Counter[str]:
     sums: Counter[str] = Counter()
     for key, count in found.items():
@@ -105,7 +126,7 @@ def _sum_by(found: Found, part: int) -> Counter[str]:
 def _formed(form: str, found: Found) -> set[str]:
     """Labels that the form itself shows to be names, so that they need not recur."""
     firsts = _sum_by(found, 1)
-    if form in ("tab", "quote", "above") or 2 * firsts[""] > firsts.total():
+    if form in ("tab", "quote", "above") or (form not in WHOLE_FILE and 2 * firsts[""] > firsts.total()):
         return {label for label, _ in found}
     quoted = {label for label, first in found if first and first in "「『“"}
     if form == "bracket":
@@ -114,8 +135,8 @@ def _formed(form: str, found: Found) -> set[str]:
     return {label for label in quoted if len(clean_name(label)) <= ONCE} if mostly else set()
 
 
-def _names(found: Found, formed: set[str], text: str, options: Options) -> dict[str, str]:
-    """The labels that are names: as written -> as a name."""
+def _names(found: Found, formed: set[str], lines: int, options: Options) -> dict[str, str]:
+    """The labels that are names, as written -> as a name; where they fill the lines (0: no matter), rare ones too."""
     labels = _sum_by(found, 0)
     clean = {label: clean_name(label) for label in labels}
     counts: Counter[str] = Counter()
@@ -127,17 +148,25 @@ def _names(found: Found, formed: set[str], text: str, options: Options) -> dict[
     # a comma is prose, unless the form shows otherwise: Senators, &C:
     unproved = {name for name in likely - shown if "," not in name}
     accepted = sure | shown | {name for name in unproved if counts[name] >= options.recurrence}
-    dense = bool(unproved - accepted) and sum(counts[name] for name in likely | sure) * 5 >= 4 * nonblank(text)
+    dense = lines and sum(counts[name] for name in likely | sure) * 5 >= 4 * lines
     accepted |= {name for name in unproved if dense or name.endswith(("？", "?")) or _several(name, accepted)}
     noted = {label: note for label, name in clean.items() if (note := MANNER.fullmatch(name)) and note[1] in accepted}
     names = {label: name for label, name in clean.items() if name in accepted}
     return names | {label: note[1] for label, note in noted.items()}
 
 
-def clean_name(label: str) -> str:
-    """A label without indent, padding and brackets."""
+def unwrapped(label: str) -> str:
+    """A label or a title without indent, padding and brackets."""
     inner = BRACKET.fullmatch(label.rstrip(" \t　"))
     return (inner[1] if inner else label).strip(" \t　")
+
+
+def clean_name(label: str) -> str:
+    """A label as a name: unwrapped, without the mark of a list and a full stop."""
+    name = unwrapped(label)
+    if name and name[0] in LISTED:
+        name = MARK.sub("", name)
+    return name[:-1] if name[-1:] == "." and len(name.split(" ")[-1]) > 3 else name  # Mr. Sea., but Sea Jr.
 
 
 def plausible(name: str) -> bool:
@@ -156,8 +185,9 @@ def _several(name: str, names: set[str]) -> bool:
 
 
 def _paragraphs(form: str, names: dict[str, str], text: str) -> bool:
-    """Whether the labels that stand alone on their line nearly always follow a blank line."""
-    alone = [match.start() for match in APART[form].finditer(text) if match[1] in names and not match[2]]
+    """Whether the labels that stand alone on their line, or end in a full stop, nearly always follow a blank line."""
+    found = (match for match in APART[form].finditer(text) if match[1] in names)
+    alone = [match.start() for match in found if form == "dot" or not match[2]]
     after_blank = sum(text[start - 1] == "\n" for start in alone)
     return len(alone) > 1 and after_blank * 10 >= 9 * len(alone)
 
@@ -174,6 +204,10 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         if text.count("\n") < SHORT:
             files.update(
-                {clean_name(label) for form in ("colon", "tab", "bracket") for label, _ in labelled(form, START + text)}
+                {
+                    clean_name(label)
+                    for form in ("colon", "tab", "bracket")
+                    for label, _ in labelled(form, START + unadorned(text))
+                }
             )
     return {name: name for name, count in sorted(files.items()) if count > 1 and plausible(name)}

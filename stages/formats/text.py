@@ -6,6 +6,8 @@ A file has one form, the one that labels most of its lines; what the other forms
     tab      亚托莉<TAB>早。 (a line that begins with the tab is narration)
     bracket  【亚托莉】「早。」 / [夏生]“早。”, the text on the same line or below
     quote    亚托莉「早。」
+    space    亚托莉　（走近）早。
+    dot      ROMEO. Good morrow. / ROMEO. on a line of its own
     above    亚托莉 on a line of its own after a blank one, 「早。」 below it
 
 Outer quotes that wrap the whole message belong to the form and come off; line breaks inside a message stay.
@@ -16,12 +18,14 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 
-from stages.formats.labels import BRACKET, START, Form, clean_name, find_form, labelled, nonblank, survey
+from stages.formats.adornments import unadorned
+from stages.formats.labels import BRACKET, DOTTED, START, Form, find_form, labelled, nonblank, survey, unwrapped
 from stages.formats.marks import CHOICE, DATE, FIRST, ITEM, SEPARATOR, TITLE
 from stages.formats.message import Format, Message, Options, Reject
 from stages.formats.quotes import QUOTES, WRAPS, spoken, wrapped
 
 GAP = re.compile(r"[ 　]{4,}")
+NAME_AND_STOP = re.compile(DOTTED)
 JOINED = 30  # lines that an open quote may run on
 
 Split = Callable[[str], tuple[str, str]]
@@ -29,6 +33,7 @@ Split = Callable[[str], tuple[str, str]]
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Messages of a text in its own form; without any name every line is narration."""
+    text = unadorned(text)
     form = find_form(text, options)
     lines = text.split("\n")
     if form is None:
@@ -65,6 +70,16 @@ def split_quote(line: str) -> tuple[str, str]:
     return line[:at], line[at:]
 
 
+def split_space(line: str) -> tuple[str, str]:
+    label = line[: min((at for mark in " 　\t" if (at := line.find(mark)) >= 0), default=0)]
+    return label, line[len(label) :]
+
+
+def split_dot(line: str) -> tuple[str, str]:
+    found = NAME_AND_STOP.match(line + "\n")
+    return (found[0], line[found.end() :]) if found else ("", line)
+
+
 def split_above(line: str) -> tuple[str, str]:
     return line, ""
 
@@ -74,6 +89,8 @@ SPLITS: dict[str, tuple[Split, str, str]] = {  # how to cut a line, and two mark
     "tab": (split_tab, "\t", "\t"),
     "bracket": (split_bracket, "】", "]"),
     "quote": (split_quote, "」", "”"),
+    "space": (split_space, "　", " "),
+    "dot": (split_dot, ".", "."),
     "above": (split_above, "\n", ""),
 }
 
@@ -88,7 +105,7 @@ class Scenes:
 
     def mark(self, text: str) -> bool:
         """Open a scene if the line is a mark of one."""
-        if title := None if SEPARATOR.fullmatch(text) else TITLE.fullmatch(clean_name(text)):
+        if title := None if SEPARATOR.fullmatch(text) else TITLE.fullmatch(unwrapped(text)):
             self.title = title["marked"] or title[0]
         elif not SEPARATOR.fullmatch(text):
             return False
@@ -147,8 +164,9 @@ class Reading:
     def speech(self, index: int, label: str, body: str) -> Generator[Message | Reject, None, int]:
         """A message that needs a closer look: quoted, glued, in brackets, or with its text below; returns its end."""
         number, name = index, self.form.names[label]
-        if not body:
-            index, body = self.below(index)
+        if not body or self.form.name == "dot":
+            index, below = self.below(index)
+            body = "\n".join(filter(None, (body, below)))
         elif self.left_open(body):
             index, body = self.run_on(index, body)
         if not body:
@@ -215,6 +233,7 @@ class Reading:
 
 def sniff(text: str) -> float:
     """Surer the more of the lines carry a name."""
+    text = unadorned(text)
     form = find_form(text, Options({}, "", "", frozenset()))
     if form is None:
         return 0.1
