@@ -135,7 +135,9 @@ def test_rows_of_dialogue_tab_that_a_script_beside_it_says_are_rejects_that_say_
 
 def test_renpy_names_that_a_variable_holds_are_its_text_where_it_never_changes() -> None:
     text = 'define CAT = _("猫")\ndefault you = "Nobody"\ndefine c = Character (CAT)\ndefine d = Character("[CAT]")\n'
-    text += 'define y = Character("you", dynamic=True)\nlabel a:\n    $ you = renpy.input("?")\n'
+    text += (
+        'default CAT = "？？？"\ndefine y = Character("you", dynamic=True)\nlabel a:\n    $ you = renpy.input("?")\n'
+    )
     assert said("renpy", text + '    c "1"\n    d "2"\n    y "3"\n') == [("猫", "1"), ("猫", "2"), ("{you}", "3")]
 
 
@@ -147,6 +149,8 @@ def test_renpy_reads_the_block_of_a_statement_that_is_registered_as_script() -> 
 
 
 def test_a_renpy_file_of_definitions_is_known_as_renpy() -> None:
+    image = 'layeredimage mai:\n    always:\n        "mai.png"\n    attribute sad:\n        "sad.png"\n'
+    assert FORMATS["renpy"].sniff(image) == 1
     text = 'define e = Character("Mai")\n\ndefault moods = {\n    "Mai": 0,\n}\n\n'
     text += 'define names = [\n    "one",\n    "two",\n]\n'
     assert FORMATS["renpy"].sniff(text) == 1
@@ -240,6 +244,20 @@ def test_a_scenario_keeps_its_last_words_and_a_comment_behind_the_end_is_none_of
         text = "*a\n【舞】一[p]\n[jump target=*b] ; a note\n*b\n[s] ; stop\n二"
         assert said(name, text)[0] == ("舞", "一")
         assert [words for _, words in said(name, text)] == ["一", "二"]
+
+
+def test_a_tag_with_a_quotation_mark_too_many_costs_no_text() -> None:
+    text = '#舞\n[chara_mod name="mai" face="7]一[p]\n[ptext text=&f.a[f.b[f.c]] x=1]二[p]\n'
+    assert [tuple(item)[1:3] for item in read("tyrano", text)] == [("舞", "一"), ("舞", "二")]
+
+
+def test_tyrano_takes_brackets_and_the_manner_off_a_name() -> None:
+    assert said("tyrano", "#舞\n一[p]\n二[p]\n#舞\n三[p]\n#舞（小声）\n四[p]\n#晴（母）\n五[p]\n")[2:] == [
+        ("舞", "三"),
+        ("舞", "四"),
+        ("晴（母）", "五"),
+    ]
+    assert said("tyrano", "#【舞】\n一[p]\n#【舞&晴】:smile\n二[p]\n") == [("舞", "一"), ("舞&晴", "二")]
 
 
 def test_the_text_of_a_button_is_html() -> None:

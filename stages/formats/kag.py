@@ -28,6 +28,9 @@ CLEARED = regex.compile(r"[\[@](?:nm|name|whosay)[ \t]+(?:name|t|text|n)[ \t]*=[
 PART = regex.compile(
     r"(\[\[)|\[([^\x00-\x7f][^\[\]\s'=]*+)'[^\[\]'\s]++\]|\[((?:[^\[\]\"']++|\"[^\"]*+\"|'[^']*+'|\[[^\[\]]*+\])*+)\]"
 )
+UNQUOTED = regex.compile(  # the same groups; a tag with a quotation mark too many
+    r"()()\[([^\[\]]*+(?:\[[^\[\]]*+(?:\[[^\[\]]*+\][^\[\]]*+)*+\][^\[\]]*+)*+)\]"
+)
 TAG = regex.compile(r"[ \t]*+([^\s=\]]++)")
 ATTRIBUTE = regex.compile(r"(?<![^\s\"'])([^\s=\"'\[\]]++)\s*+=\s*+(\"[^\"]*+\"|'[^']*+'|[^\s\"']++)")
 HIDDEN = {"iscript": "endscript", "html": "endhtml"}  # code: nothing of it is read out
@@ -105,7 +108,7 @@ def _inline(number: int, line: str, at: int) -> Iterator[Piece]:
             yield Piece("text", line[at:text_end], number, line, at, text_end)
         if tag_at < 0:
             return
-        found = PART.match(line, tag_at)
+        found = PART.match(line, tag_at) or UNQUOTED.match(line, tag_at)
         if not found:
             yield Piece("bad", line[tag_at:], number, line, tag_at, len(line))
             return

@@ -430,10 +430,11 @@ def _labels(text: str) -> Iterator[str]:
 
 
 def _assign(text: str, values: dict[str, str]) -> None:
-    """Note the text that a variable holds; "" for one that does not always hold the same."""
+    """Note the text that a variable holds, ??? and nothing aside; "" for one that does not always hold the same."""
     for found in ASSIGNMENT.finditer(text):
         value = string_text(found[2]) if found[2] else ""
-        values[found[1]] = value if values.get(found[1], value) == value else ""
+        if not found[2] or any(map(str.isalnum, value)):
+            values[found[1]] = value if values.get(found[1], value) == value else ""
 
 
 def _definitions(text: str) -> Iterator[tuple[str, str]]:
@@ -510,7 +511,8 @@ def _inherited(identifier: str, names: Mapping[str, str], kinds: Mapping[str, st
 
 MARKER = re.compile(
     r"[ \t]*+(?:label[ \t]+[\w.]+.*:|menu\b.*:|translate[ \t]+\w+[ \t]+\S+:|(?:define|default)[ \t]+[\w.]+[ \t]*=.*"
-    r"|image[ \t].+[=:]|jump[ \t]+\w+|(?:init|screen|style|transform|python|scene|show|testcase)\b.*"
+    r"|image[ \t].+[=:]|jump[ \t]+\w+"
+    r"|(?:init|screen|style|transform|python|scene|show|testcase|layeredimage)\b.*"
     r"|\$.*=.*|return)[ \t]*\Z"
 )
 SAY = re.compile(rf"[ \t]*+{WORD}{ATTRIBUTES}{STRING}[ \t]*\Z", re.DOTALL)

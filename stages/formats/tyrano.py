@@ -3,17 +3,20 @@
 `[chara_new name="id" jname="Name"]` gives the name that `#id` shows.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import regex
 
 from stages.formats import kag
+from stages.formats.labels import MANNER
 from stages.formats.message import Format, Message, Options, Reject
 
 END = rf"{kag.END}|_?tb_(?:start|end)_text"
 NAME = regex.compile(kag.NAME)
 TAGS = regex.compile(r"\[[^\[\]]*+\]|<[^<>]*+>")
 BRACKETED = regex.compile(r"【([^】\n]*+)】")  # a game that writes names out, as KAG's do
+SPEAKER = regex.compile(r"^#([^\s:][^:\n]*?)[ \t]*(?::|$)", regex.MULTILINE)
 NEW = regex.compile(r"[\[@]chara_new\s[^\]\n]*")
 
 
@@ -40,15 +43,21 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
 def _speaker(piece: kag.Piece, names: Mapping[str, str]) -> str | None:
     """The name that a `#` line, its tag or a macro sets; "" for nobody, None for any other piece."""
     if piece.kind == "speaker":
-        return kag.value_of(TAGS.sub("", piece.value).partition(":")[0].lstrip(";"))
+        name = kag.value_of(TAGS.sub("", piece.value).partition(":")[0].lstrip(";"))
+        written = BRACKETED.fullmatch(name)
+        return written[1].strip() if written else name
     named = kag.name_at(NAME, piece, names) if piece.kind == "tag" else None
     return named[0] if named else None
 
 
 def survey(texts: Iterable[str]) -> dict[str, str]:
-    """What macros do (see kag), and the id of each `[chara_new]` -> the name it shows."""
+    """What macros do (see kag); id of each `[chara_new]` -> the name it shows; 舞（小声） -> 舞 who speaks more often."""
     texts = list(texts)
     names = kag.survey(texts)
+    spoken = Counter(name for text in texts for name in SPEAKER.findall(text))
+    for name in spoken:
+        if (noted := MANNER.fullmatch(name)) and spoken[noted[1]] > spoken[name]:
+            names[name] = noted[1]
     for text in texts:
         for found in NEW.finditer(text):
             values = kag.Piece("tag", "", 0, found[0], 0, len(found[0])).attributes()
