@@ -219,6 +219,13 @@ def test_kag_finds_the_tag_that_names_where_a_game_calls_it_as_it_likes() -> Non
     assert said("kag", text)[:3] == [("mai", "「0」"), (None, "night"), ("mai", "「1」")]
 
 
+def test_kag_reads_the_names_of_nvl_maker_which_need_no_quotes() -> None:
+    text = '@dia\n夜。[w]\n@npc id="女生"\n喂！[w]\n' + "@葵 fg=a1\n啊。[w]\n@揺れ\n@bg storage=a\n风。[w]\n" * 3
+    assert said("kag", text)[:4] == [(None, "夜。"), ("女生", "喂！"), ("葵", "啊。"), (None, "风。")]
+    one = "[macro name=葵][npc * id=葵 color=0xfff][endmacro]\n@葵\n啊，[lr]\n葵。[w]\n风。[w]\n"
+    assert said("kag", one) == [("葵", "啊，葵。"), (None, "风。")]
+
+
 def test_kag_takes_no_effect_for_a_speaker_where_names_are_known_or_the_macro_prints_nothing() -> None:
     quake = "[macro name=揺れ][quake time=1][endmacro]\n"
     text = "".join(f"@揺れ\n「{n}」[p]\n" for n in range(4))

@@ -19,6 +19,7 @@ TAGS = r"nm|name|namae|talk|speak|speaker|serif|whosay|msg|mes|message|chara_pte
 NAME = (
     rf"(?i)[\[@](?:{TAGS})(?=[\s\]])"
     r"[^\]\n]*?\b(?:name|text|t|n|who)\s*=\s*(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^\s\"'\]]*))"
+    r"|[\[@]npc(?=\s)[^\]\n]*?\bid\s*=\s*(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^\s\"'\]]*))"
     r"|[\[@]nm_([^\s\]]+)|\[ns\](?=[^\[\n]+\[nse\])([^\[]+)|@?【([^【】\n]*+)】"
     r"|\[(?=[^\x00-\x7f][^\[\]\n]*+\][「『])([^\[\]\s]+)"
 )
@@ -128,7 +129,10 @@ class Page:
 
     def __init__(self, end: str, names: Mapping[str, str], keeps_speaker: bool, text: str) -> None:
         self.end, self.names, self.keeps_speaker = regex.compile(end), names, keeps_speaker
-        self.by_line = not regex.search(rf"[\[@](?:{end})(?=[\s\]]|\Z)", text)  # no tag ends a message: each line does
+        ends = "|".join([end, *(regex.escape(name.removeprefix(ENDS)) for name in names if name.startswith(ENDS))])
+        self.by_line = not regex.search(
+            rf"(?i)[\[@](?:{ends})(?=[\s\]]|\Z)", text
+        )  # no tag ends a message: each line does
         self.speaker: str | None = None
         self.scene = ""
         self.parts: list[str] = []
@@ -263,7 +267,7 @@ PRINTS = ("emb", "ch")
 QUOTED = regex.compile(r"^[ \t\u3000]*+[「『]", regex.MULTILINE)
 CARRIED = regex.compile(r"%(\w+)(?:\|.*)?|\{?&?mp\.(\w+)\}?")
 VALUE = regex.compile(r"\{([\w.]+)\}")
-NAMED = regex.compile(rf"(?i)[\[@](?:(?:{TAGS})(?=[\s\]])|nm_)|\[ns\]|【|^#\S", regex.MULTILINE)
+NAMED = regex.compile(rf"(?i)[\[@](?:(?:{TAGS}|npc)(?=[\s\]])|nm_)|\[ns\]|【|^#\S", regex.MULTILINE)
 WRITTEN = regex.compile(r"【([^【】\n]++)】")
 ASSIGNED = regex.compile(r"([\w.]++)\s*+=\s*+(?:'([^'\n]*+)'|\"([^\"\n]*+)\")")
 # A tag right before a quotation, where a game has no name tag known by its name.
@@ -271,6 +275,10 @@ BEFORE_TEXT = regex.compile(
     r"(?:^@([^\s\[\]=]++)([^\n]*+)\n|\[([^\s\[\]=]++)([^\[\]\n]*+)\](?:\n|\[r\]\n)?+)[ \t\u3000]*+([^\s\[\];*@])",
     regex.MULTILINE,
 )
+OWN_LINE = regex.compile(r"^@([^\x00-\x7f][^\s\[\]=]*+)", regex.MULTILINE)
+NVL_MAKER = regex.compile(
+    r"^@(?:npc[ \t]+id|dia\b)|\[npc[ ]+(?:\*[ ]+)?id", regex.MULTILINE
+)  # its names need no quotes; [w] ends a page
 CARRIERS = ("name", "text", "t", "n", "who", "chara", "character", "speaker", "talker")
 QUOTATION = '「『“"（'
 SOME = 3  # calls that are no accident
@@ -281,6 +289,7 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     silent: set[str] = set()
     calls: Counter[tuple[str, str, bool]] = Counter()
+    lines: Counter[str] = Counter()  # calls that are a line of their own, of macros without a Latin name
     known = quotations = 0
     pattern, end = regex.compile(NAME), regex.compile(END)
     for text in texts:
@@ -294,9 +303,13 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
         known += sum(1 for _ in NAMED.finditer(text))
         quotations += len(QUOTED.findall(text))
         calls.update(_calls(text))
-    if known * 4 < quotations:
-        for tag, carrier in _name_tags(calls, silent):
-            names.setdefault(MACRO + tag, carrier)
+        lines.update(map(str.lower, OWN_LINE.findall(text)))
+        if NVL_MAKER.search(text):
+            names[ENDS + "w"] = ""
+    if known * 4 < quotations or ENDS + "w" in names:
+        for tag, carrier in _name_tags(calls, lines if ENDS + "w" in names else Counter()):
+            if tag not in silent:
+                names.setdefault(MACRO + tag, carrier)
     return names
 
 
@@ -312,12 +325,13 @@ def _calls(text: str) -> Iterator[tuple[str, str, bool]]:
             yield tag, written, quoted
 
 
-def _name_tags(calls: Counter[tuple[str, str, bool]], silent: set[str]) -> Iterator[tuple[str, str]]:
-    """Tags that mostly stand before a quotation, and who speaks then; not macros that print nothing."""
-    for (tag, carrier, quoted), count in calls.items():
-        others = calls[tag, carrier, False]
+def _name_tags(calls: Counter[tuple[str, str, bool]], lines: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Tags that mostly stand before a quotation, or, of those in `lines`, before any text; and who speaks then."""
+    for tag, carrier in dict.fromkeys((tag, carrier) for tag, carrier, _ in calls):
+        quoted, others = calls[tag, carrier, True], calls[tag, carrier, False]
+        before_text = lines[tag] and quoted + others >= SOME and (quoted + others) * 3 >= lines[tag] * 2
         engine = CORE.match("@" + tag) or TYRANO.match("@" + tag)
-        if quoted and count >= SOME and count > 2 * others and tag not in silent and not engine:
+        if not engine and (before_text or (quoted >= SOME and quoted > 2 * others)):
             yield tag, carrier
 
 

@@ -51,7 +51,7 @@ def _speaker(piece: kag.Piece, names: Mapping[str, str]) -> str | None:
 
 
 def survey(texts: Iterable[str]) -> dict[str, str]:
-    """What macros do (see kag); id of each `[chara_new]` -> the name it shows; 舞（小声） -> 舞 who speaks more often."""
+    """What macros do (see kag); id of each `[chara_new]` -> the name it shows; 舞（小声） -> 舞, who speaks more."""
     texts = list(texts)
     names = kag.survey(texts)
     spoken = Counter(name for text in texts for name in SPEAKER.findall(text))
