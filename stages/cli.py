@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from stages.records import InputError
 
 PARENT_DEATH_SIGNAL = 1  # prctl(2)
+NO_ROOM = 2**20  # bytes
 
 
 def run(main: Callable[[], None]) -> None:
@@ -20,11 +22,17 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except Exception as error:
+        if not disk_is_full(error):
             raise
         print(f"error: the disk is full: {error}\nhint: free some and run the same command again", file=sys.stderr)
         sys.exit(1)
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Also where a library says `iostream error` and no more: then the room that is left tells."""
+    full = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+    return getattr(error, "errno", None) in full or shutil.disk_usage(os.curdir).free < NO_ROOM
 
 
 def end_with_dvc() -> None:

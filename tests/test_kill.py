@@ -223,6 +223,26 @@ def test_on_a_full_disk_it_stops_and_ends_with_the_same_bytes_once_there_is_room
         assert_undisturbed(where, calm)
 
 
+@pytest.mark.parametrize(
+    ("stage", "left"), [("train", 4_000), ("train", 40_000), ("evaluate", 4_000), ("report", 4_000)]
+)
+def test_a_late_stage_on_a_full_disk_says_so_and_then_ends_with_the_same_bytes(stage, left, calm, tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        where = disk / "full"
+        shutil.copytree(calm.fresh, where, symlinks=True)
+        run(where, calm.environment, "dvc", "repro", "-q", STAGES[STAGES.index(stage) - 1])
+        filler = fill(disk, left)
+        done = subprocess.run(
+            ["python", "-m", f"stages.{stage}"], cwd=where, env=calm.environment, capture_output=True, text=True
+        )
+        assert done.returncode == 1 and "error: the disk is full" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+        filler.unlink()
+        last = Repro(where, calm.environment)
+        assert last.wait() == 0, "".join(last.said)
+        assert_undisturbed(where, calm)
+
+
 def test_a_stage_on_a_full_disk_says_so_plainly(calm, tmp_path):
     shutil.copytree(calm.fresh, tmp_path / "limited", symlinks=True)
     done = subprocess.run(
