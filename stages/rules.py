@@ -160,7 +160,7 @@ def _kind_of_pause(marks: str, word: str) -> str:
 
 
 def _pause(run: re.Match[str]) -> str:
-    """What a run of dots becomes: …… in a Chinese or Japanese line, ... in a Latin one; one full stop beside … stays."""
+    """What a run of dots becomes: …… in a Chinese or Japanese line, ... in a Latin one; a full stop beside … stays."""
     dots, latin = run[0], LATIN.search(run.string) and not CJK.search(run.string)
     if latin:
         return dots if len(dots) <= 3 else "……" if set(dots) == {"…"} else "..."
