@@ -8,6 +8,7 @@
 
 import re
 
+HEAD = 1 << 16  # characters
 DAY = r"\d{1,4}[-/.年]\d{1,2}[-/.月]\d{1,4}日?"
 CLOCK = r"(?:[上下]午[ ]?)?\d{1,2}[:：]\d{2}(?:[:：]\d{2})?(?:[.,]\d{1,3})?(?:[ ]?[AaPp][Mm])?"
 STAMP = rf"(?:{DAY}[ ,，T]{{0,2}})?{CLOCK}"
@@ -27,13 +28,14 @@ COLON = re.compile(r"^([^\n：:【\[［]{1,40})[：:]", re.M)
 
 
 def unadorned(text: str) -> str:
-    """The text with its lines where they were."""
-    lines = text.count("\n") + 1 - text.count("\n\n")
-    if 5 * len(headers := HEADER.findall(text)) > lines and len(headers) > 1:
+    """The text with its lines where they were; its head decides what they have in common."""
+    head = text[:HEAD]
+    lines = head.count("\n") + 1 - head.count("\n\n")
+    if 5 * len(headers := HEADER.findall(head)) > lines and len(headers) > 1:
         return HEADER.sub(_label, text)
-    if 2 * len(STAMPED.findall(text)) > lines:
+    if 2 * len(STAMPED.findall(head)) > lines:
         text = STAMPED.sub("", text)
-    if 2 * len(LOGGED.findall(text)) > lines:
+    if 2 * len(LOGGED.findall(head)) > lines:
         text = LOGGED.sub(r"\1：", text)
     if "**" in text or "__" in text:
         text = BOLD.sub(lambda found: found[1] + found[3] + (found[4] or found[5]), text)

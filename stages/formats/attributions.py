@@ -28,15 +28,24 @@ LEARN_BEFORE_ZH = re.compile(rf"(?:^|[。！？!?，,；;…”」\s])(?:只见|
 LEARN_AFTER_ZH = re.compile(rf"^({NAME_ZH}){SAYS_ZH}(?:着|了)?(?=[。，,！!；;]|$)")
 BARE_ZH = re.compile(rf"(?:只见)?(?:{NAME_ZH}|[他她我]们?)?{SAYS_ZH}(?:着|了)?[：:。，,]?")
 ONCE_ZH = "(?:了?一句|了?一声)?"
-SAID_BEFORE_ZH = re.compile(rf"([^。！？!?”」]*)(?:{VERBS_ZH}{ONCE_ZH}[：:，,]?|：)\s*$")
+SAID_BEFORE_ZH = re.compile(rf"([^．。！？!?…”」]*)(?:{VERBS_ZH}{ONCE_ZH}[：:，,]?|：)\s*$")
 SAID_AFTER_ZH = re.compile(  # not before a colon: that attribution belongs to the next quotation
-    rf"([^。！？!?“「：:]{{1,40}}?{VERBS_ZH}(?:着|了)?{ONCE_ZH})(?=[。，,！!；;]|$)"
+    rf"([^．。！？!?“「：:]{{1,40}}?{VERBS_ZH}(?:着|了)?{ONCE_ZH})(?=[。，,！!；;]|$)"
 )
-OBJECT_ZH = "(?<![向对見见和同与問问給给叫命听聽把被替跟劝勸拉瞅望着了])"  # whom it is said to, not who says it
+OBJECT_ZH = (  # whom it is said to, not who says it
+    "(?:(?<=[只忽][见見听聽])|(?<=猛听)|(?<![向对對见見和同与與問问給给叫命听聽把被替跟劝勸拉瞅望着了骂罵说說央求教告诉])(?<!一个))"
+)
+OWNED_ZH = "(?!的|那里|屋里|房里|家的|[之他她])"  # 宝玉的丫头 is not 宝玉
+EARLY = 4  # characters before the subject of a clause
+CLAUSE_END_ZH = re.compile("[，,；;]")
 GOES_ON_ZH = re.compile("又|再|接着|继续|繼續")
 NO_NAME_ZH = re.compile(
     "^[他她我你它因又都便只忽进说却且方才于不也就还再听见问那这一]|[听见说笑想问道着来去又便都忙了]$"
-    "|^(?:大家|众人|有人|二人|两人|咱们|自己|对方|别人|心里|心中|口中|口里|嘴里|如此|回头)$"
+    "|^[一二两三四五六七八九十几众各]*(?:个人?|人|位)们?$|身$|[前罢毕时地回内日晌]$"
+    "|(?<!家)的$|[点點摇搖回低抬扭转轉磕叩]头$|^[忙急便笑哭怒骂冷陪含满连赶拍跪立站坐走拿拉]|一面$"
+    "|(?:吩咐|分付|寻思|思量|思想|沉吟|商议|商量|告诉|央告|央求|哽咽|呜咽|喝声|叹惜|叹息|感叹|暗忖|自忖|发话|开言|答言|答应)$"
+    "|[禀嚷叹骂喊哭谢赞劝催]$|^[大高厉齐连轻低暗自][声叫喝骂怒惊笑哭喊想]"
+    "|^(?:大家|当下|众人|有人|二人|两人|咱们|自己|对方|别人|心里|心中|口中|口里|嘴里|如此|回头)$"
 )
 
 # --- English
@@ -63,14 +72,25 @@ NO_NAME_EN = re.compile(
 def naming(places: Iterable[tuple[str, str]], options: Options) -> Naming:
     """How to read a name beside a quotation, from what stands before and after each of them in the file."""
     counts = Counter(name for before, after in places if (name := plain_name(before, after)))
-    names = {name for name, count in counts.items() if count >= options.recurrence} | options.known
+    names = {name for name, count in counts.items() if count >= options.recurrence and not _grown(name, counts)}
+    names |= options.known
     longest_first = sorted(names, key=lambda name: (-len(name), name))
-    known = re.compile(f"{OBJECT_ZH}(?:{'|'.join(map(re.escape, longest_first))})") if names else None
+    known = re.compile(f"{OBJECT_ZH}(?:{'|'.join(map(re.escape, longest_first))}){OWNED_ZH}") if names else None
 
     def name_of(before: str, after: str) -> str | None:
         return _english(before, after, names) or (_chinese(before, after, known) if known else None)
 
     return name_of
+
+
+def _grown(name: str, counts: Counter[str]) -> bool:
+    """Whether it is a commoner name and a word that goes with it: 向宝玉, 林黛玉啐."""
+    return (name[0] in "向对對和与與同问問" and counts[name[1:]] > counts[name]) or (
+        len(name) > 2
+        and not name.isascii()
+        and counts[name[:-1]] > 2 * counts[name]
+        and name[-1] in "啐哼泣唱念劝叱诧惊喜怒告禀答"
+    )
 
 
 def plain_name(before: str, after: str) -> str | None:
@@ -102,10 +122,18 @@ def _english(before: str, after: str, names: set[str]) -> str | None:
 
 
 def _chinese(before: str, after: str, known: re.Pattern[str]) -> str | None:
-    """The subject of the sentence that ends in a verb of saying: the first known name in it; "" where it is elided."""
+    """The subject of the sentence that ends in a verb of saying; "" where it is elided or has no known name.
+
+    It is the first known name in the last clause with one, early in it where an earlier clause; an unknown subject of
+    the verb ends the search.
+    """
     said = SAID_BEFORE_ZH.search(before[-120:]) or SAID_AFTER_ZH.match(after[:80])
     if not said:
         return None
-    if found := known.search(said[1]):
-        return found[0]
+    clauses = CLAUSE_END_ZH.split(said[0].rstrip("：:，, 　"))
+    for clause in reversed(clauses):
+        if (found := known.search(clause)) and (clause is clauses[-1] or found.start() <= EARLY):
+            return found[0]
+        if clause is clauses[-1] and plain_name(clause, ""):
+            return ""
     return None if GOES_ON_ZH.search(said[0]) else ""

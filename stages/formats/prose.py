@@ -15,13 +15,15 @@ from stages.formats.marks import SEPARATOR, TITLE
 from stages.formats.message import Format, Message, Options, Reject
 
 WIDEST = 120  # characters; longer lines are paragraphs
-QUOTATION = re.compile(
-    r"“[^“”]*(?:”|\Z)|「[^「」]*(?:「[^「」]*」[^「」]*)*(?:」|\Z)|『[^『』]*(?:』|\Z)"
-    r"|(?<![\w\"])\"[^\"]*(?:\"|\Z)"
+DOUBLE = re.compile(  # many scans close “ by a straight mark
+    r"“[^“”\"＂]*(?:[”\"＂]|\Z)|「[^「」]*(?:「[^「」]*」[^「」]*)*(?:」|\Z)|『[^『』]*(?:』|\Z)"
+    r"|(?<![\w\"])\"[^\"“”]*(?:[\"”]|\Z)"
 )
-QUOTES = '“”「」『』"'
-SENTENCE_END = re.compile(r"[。！？!?….,，—―~～♪]['’」』]?$")
-OPENS_SPEECH = "：:，,。！？!?.…;；—"  # what stands before a quotation that is a sentence of its own
+SINGLE = re.compile(r"(?<![\w'])'(?=\S)(?:[^']|'(?=\w))*(?:'|\Z)|‘(?:[^‘’]|’(?=\w))*(?:’|\Z)")
+OPENINGS = {DOUBLE: re.compile('[“「『]|(?<!\\S)"'), SINGLE: re.compile("(?<!\\S)['‘](?=\\w)")}
+QUOTES = '“”「」『』"＂‘’'
+SENTENCE_END = re.compile(r"[．。！？!?….,，—―~～♪]['’」』]?$")
+OPENS_SPEECH = "：:，,．。！？!?.…;；—"  # what stands before a quotation that is a sentence of its own
 CHAPTER = re.compile(rf"{TITLE.pattern}|第[零〇一二三四五六七八九十百千\d]+回.*|(?:CHAPTER|Chapter) [\w.]+.{{0,60}}")
 
 
@@ -51,8 +53,8 @@ class Turns:
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Quotations with their speakers, narration between."""
-    paragraphs = list(_paragraphs(text))
-    name_of = naming(_places(paragraphs), options)
+    paragraphs, quotation = list(_paragraphs(text)), _quotation(text)
+    name_of = naming(_places(paragraphs, quotation), options)
     scene, turns = "", Turns()
     for line, paragraph in paragraphs:
         if SEPARATOR.fullmatch(paragraph):
@@ -60,7 +62,7 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
         elif CHAPTER.fullmatch(paragraph):
             scene, turns = paragraph, Turns()
         else:
-            yield from _read_paragraph(list(_pieces(line, paragraph)), name_of, turns, scene)
+            yield from _read_paragraph(list(_pieces(line, paragraph, quotation)), name_of, turns, scene)
 
 
 def _read_paragraph(pieces: list[Piece], name_of: Naming, turns: Turns, scene: str) -> Iterator[Message]:
@@ -107,7 +109,7 @@ def _around(pieces: list[Piece], index: int) -> tuple[str, str]:
 
 
 def _unquoted(text: str) -> str:
-    return text.strip(QUOTES).strip()
+    return text.strip(QUOTES + ("'" if text[:1] == "'" else "")).strip()
 
 
 def _narration(pieces: list[Piece], scene: str) -> Iterator[Message]:
@@ -142,10 +144,16 @@ def _is_wrapped(lines: list[str]) -> bool:
     return longest < WIDEST and 2 * full > len(inner) and 5 * len(inner) > sum(bool(line.strip()) for line in lines)
 
 
-def _pieces(line: int, paragraph: str) -> Iterator[Piece]:
+def _quotation(text: str) -> re.Pattern[str]:
+    """The quotations of the text: in single marks where they open far more of them than double ones do."""
+    double, single = (len(openings.findall(text)) for openings in OPENINGS.values())
+    return SINGLE if single > 3 * double else DOUBLE
+
+
+def _pieces(line: int, paragraph: str, quotation: re.Pattern[str]) -> Iterator[Piece]:
     """Quotations and what stands between them."""
     at = 0
-    for found in (*QUOTATION.finditer(paragraph), None):
+    for found in (*quotation.finditer(paragraph), None):
         start = found.start() if found else len(paragraph)
         for text, quoted in ((paragraph[at:start], False), (found[0] if found else "", True)):
             if text:
@@ -154,16 +162,16 @@ def _pieces(line: int, paragraph: str) -> Iterator[Piece]:
         at = found.end() if found else start
 
 
-def _places(paragraphs: Iterable[tuple[int, str]]) -> Iterator[tuple[str, str]]:
+def _places(paragraphs: Iterable[tuple[int, str]], quotation: re.Pattern[str]) -> Iterator[tuple[str, str]]:
     """What stands before and after each quotation."""
     for line, paragraph in paragraphs:
-        pieces = list(_pieces(line, paragraph))
+        pieces = list(_pieces(line, paragraph, quotation))
         yield from (_around(pieces, index) for index, piece in enumerate(pieces) if piece.quoted)
 
 
 def sniff(text: str) -> float:
     """Attributions beside quotations."""
-    found = sum(plain_name(before, after) is not None for before, after in _places(_paragraphs(text)))
+    found = sum(plain_name(before, after) is not None for before, after in _places(_paragraphs(text), _quotation(text)))
     return min(0.9, 0.2 + 3 * found / max(1, nonblank(text))) if found > 2 else 0.0
 
 
