@@ -134,3 +134,37 @@ def test_sentences_and_columns_are_no_names() -> None:
     text = "No. I will not.\nYes. I will.\nThe sea was calm.\nHe slept.\nNo. Never.\nYes. Ever.\nShe left.\n"
     assert {name for name, _ in said("text", text)} == {None}
     assert said("text", "Mai.  One.\n\nKou.  Two.\n\nMai.  Three.\n\nKou.  No.\n")[1] == ("Kou", "Two.")
+
+
+# --- prose
+
+NAMES = "小舞道：“一。”\n阿空道：“二。”\n小舞笑道：“三。”\n阿空问道：“四？”\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "who"),
+    [
+        ('小舞说道：“五。"', "小舞"),  # a scan's straight mark
+        ("阿空来了．小舞笑道：“五。”", "小舞"),  # and its full stop
+        ("小舞看了半日，又笑道：“五。”", "小舞"),
+        ("小舞见了阿空，便问道：“五。”", "小舞"),
+        ("只听阿空叫道：“五。”", "阿空"),
+        ("小舞的母亲听了，忙说道：“五。”", None),
+        ("小舞正要走，那仙姑笑道：“五。”", None),
+        ("小舞听了，叹惜道：“五。”", "小舞"),
+    ],
+)
+def test_the_subject_of_the_clause_speaks(line: str, who: str | None) -> None:
+    assert [name for name, text in said("prose", NAMES + line + "\n灯灭了。\n") if text == "五。"] == [who]
+
+
+def test_words_of_speaking_are_no_names() -> None:
+    text = "".join(
+        f"{word}道：“一。”\n" for word in ("吩咐", "点头", "笑嘻嘻的", "一面", "四人", "大叫", "半日") for _ in "ab"
+    )
+    assert {name for name, _ in said("prose", NAMES + text)} == {"小舞", "阿空", None}
+
+
+def test_a_novel_may_quote_in_single_marks() -> None:
+    text = "'I don't know,' said Mai. 'Do you?'\n\n'Not I,' said Kou.\n\n'A lamp,' said Mai.\n\n'Isn't it?' said Kou.\n"
+    assert said("prose", text)[:3] == [("Mai", "I don't know,"), ("Mai", "Do you?"), ("Kou", "Not I,")]
