@@ -20,6 +20,7 @@ SAMPLE = 1 << 16  # bytes of a file that vote
 TELLING = 200  # fewer high bytes than this do not outvote the folder
 HABITUAL_SHARE = 0.12  # classical Chinese has 0.2 of it, a wrong decoding under 0.1
 TOLERATED = 1000  # a file may have one undecodable place in so many bytes; more is a wrong encoding
+TELLS_NOTHING = "its own letters tell nothing"
 HINT = "hint: name the encoding in extract.encoding or extract.files, or take the file out of the folder"
 MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
@@ -35,7 +36,7 @@ TRADITIONAL = "的一是不了在有人我他這個們中來上大為和國地�
 JAPANESE = "あ-わをんアイウェカクコシジスタッテトドナニノバパフブマムメラリルレロンー"
 KOREAN = "이다는에의을를가고하지은도서나어한사아로기그리자대있것시일게인해전정"
 RUSSIAN = "оеаинтсрвлкмдпуяыьгзбчйх"
-WESTERN = "éèàùâêîôûçäöüßñáíóúÉÀœ’“”‘—–…«»¿¡"
+WESTERN = "éèàùâêîôûçäöüßñáíóúÉÀœ’“”‘—–…«»¿¡°"
 HABITUAL = {  # order breaks ties
     "gb18030": re.compile(f"[{SIMPLIFIED}]"),
     "cp932": re.compile(f"[{JAPANESE}]"),
@@ -121,7 +122,7 @@ def decode(name: str, data: bytes, *, forced: str = "auto", ballot: Ballot | Non
     text, bad = _decode(name, data, encoding)
     repaired: tuple[int, ...] = ()
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    if codecs.lookup(encoding).name in ANY_BYTES:
+    if codecs.lookup(encoding).name in ANY_BYTES and TELLS_NOTHING not in why:
         _verify_letters(name, text, encoding)
     if SUSPECT.search(text):
         _verify(name, text, encoding)
@@ -146,13 +147,17 @@ def _choose(name: str, data: bytes, ballot: Ballot) -> tuple[str, str]:
     own = shares(data)
     best = max(own, key=lambda name: own[name])
     telling = len(_sample(data)) >= TELLING
-    if telling and own[best] < HABITUAL_SHARE:
-        raise InputError(f"{name}: expected text in some encoding, none fits (the best guess is {best})\n{HINT}")
     folder = ballot.winner() or best
+    voted = ballot.files > 1
+    if telling and own[best] < HABITUAL_SHARE:
+        if not voted or _bad_bytes(data, folder):
+            raise InputError(f"{name}: expected text in some encoding, none fits (the best guess is {best})\n{HINT}")
+        telling = False  # macros and their comments, say
     if telling and best != folder and own[best] > own[folder] + 0.1:
         return best, f"its own letters, against {folder} of the folder"
-    if ballot.files > 1:
-        return folder, f"vote of {ballot.files} files without a mark"
+    if voted:
+        why = f"vote of {ballot.files} files without a mark"
+        return folder, why if telling else f"{why}, {TELLS_NOTHING}"
     return best, "its letters"
 
 
@@ -180,9 +185,9 @@ def _utf16(data: bytes) -> str | None:
 
 
 def _sample(data: bytes) -> bytes:
-    """The lines with high bytes, up to SAMPLE bytes: ASCII tells nothing."""
+    """Lines with high bytes, up to SAMPLE bytes: ASCII tells nothing, and [存档 s1] to [存档 s99] as much as one."""
     lines = [line for line in data[: 16 * SAMPLE].split(b"\n") if not line.isascii()]
-    return b"\n".join(lines)[:SAMPLE]
+    return b"\n".join({re.sub(rb"\d+", b"", line): line for line in lines}.values())[:SAMPLE]
 
 
 def _share(text: str, habitual: re.Pattern[str]) -> float:

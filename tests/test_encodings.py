@@ -64,15 +64,31 @@ def test_a_short_file_follows_the_vote_of_its_folder() -> None:
     short = "夏生：嗯。".encode("gb18030")
     ballot = vote([CHINESE.encode("gb18030"), CHINESE[::-1].encode("gb18030"), short])
     found = decode("short.txt", short, ballot=ballot)
-    assert (found.encoding, found.why) == ("gb18030", "vote of 3 files without a mark")
+    assert (found.encoding, found.why) == ("gb18030", "vote of 3 files without a mark, its own letters tell nothing")
 
 
 def test_a_long_file_of_another_encoding_does_not_follow() -> None:
-    other = JAPANESE.encode("cp932")
+    stairs = "アトリ「灯台の階段は百二十段です」\n夏生「数えたのか」\nアトリ「はい、毎朝のぼりますから」\n"
+    waves = "夏生「ご苦労さま。明日はおれがのぼるよ」\n波の音が、いつもより遠くから聞こえてきた。\n"
+    other = (JAPANESE + stairs + waves).encode("cp932")
     ballot = vote([CHINESE.encode("gb18030")] * 5 + [other])
     found = decode("other.txt", other, ballot=ballot)
     assert found.encoding == "cp932"
     assert "against gb18030 of the folder" in found.why
+
+
+def test_commands_that_repeat_a_few_rare_words_follow_the_folder() -> None:
+    slots = "".join(f"[存档 dd=*s{slot}]\n" for slot in range(60)).encode("gb18030")
+    macros = "; 黑幕渐隐\n; 竖排\n; 震屏幅度\n; 淡蓝滤镜\n; 抖屏频率\n; 屏幕噪点\n; 镜头缩放\n; 雾霾图层\n" * 4
+    ballot = vote([CHINESE.encode("gb18030"), slots, macros.encode("gb18030")])
+    for data in (slots, macros.encode("gb18030")):
+        assert decode("save.ks", data, ballot=ballot).encoding == "gb18030"
+    with pytest.raises(InputError, match="cannot decode"):
+        decode("noise.ks", bytes(range(128, 256)) * 8, ballot=ballot)
+
+
+def test_a_lone_degree_sign_is_western() -> None:
+    assert decode("a.fountain", "EXT. RUE 14° - NIGHT\n".encode("cp1252")).text == "EXT. RUE 14° - NIGHT\n"
 
 
 def test_files_that_prove_themselves_have_no_vote() -> None:
