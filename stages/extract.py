@@ -43,13 +43,14 @@ BATCH = 4096  # messages written at once
 LINE, SPEAKER, TEXT, SPEAKER_AND_KIND = itemgetter(0), itemgetter(1), itemgetter(2), itemgetter(1, 3)
 SNIFFED = 1 << 16  # characters that decide on a format
 SUFFIX_BONUS = 0.3
+PLAIN = ("text", "prose", "csv", "json")  # formats whose suffixes belong to no engine
 NOT_SCRIPT = {  # kind of file -> suffixes; reported, not opened
     "image": (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".ico", ".svg", ".psd", ".tlg"),
     "sound": (".ogg", ".opus", ".mp3", ".wav", ".flac", ".m4a"),
     "film": (".mp4", ".webm", ".mpg", ".avi", ".ogv", ".mkv"),
     "font": (".ttf", ".otf", ".woff", ".woff2"),
     "archive": (".zip", ".rar", ".7z", ".gz", ".xz", ".rpa", ".xp3", ".pak", ".arc"),
-    "program": (".exe", ".dll", ".so", ".pyc", ".rpyc", ".rpymc"),
+    "program": (".exe", ".dll", ".so", ".pyc", ".rpyc", ".rpymc", ".py", ".js", ".tjs", ".lua", ".css"),
     "document to be saved as .docx or .csv": (".doc", ".pdf", ".xls", ".xlsx", ".odt", ".rtf"),
     "pointer of DVC": (".dvc",),
 }
@@ -171,6 +172,7 @@ class Folder:
         self.ballot = Ballot()
         self.last: File | None = None
         self.heirs: dict[str, str] = {}  # format -> the one that its files are read as in this folder
+        self.owners: dict[str, str] = {}  # suffix -> the engine whose scripts bear it in this folder
         for source in self.sources:
             if self.setting(source.name, "encoding") == "auto" and suffix(source.name) != ".docx":
                 self.ballot.add(source.data())
@@ -210,6 +212,8 @@ class Folder:
             return FORMATS["text"], "no format knows it"
         if best in self.heirs:
             return FORMATS[self.heirs[best]], f"{best} {scores[best]:.2f}, and other files are {self.heirs[best]}"
+        if best in PLAIN and (owner := self.owners.get(suffix(name))):
+            return FORMATS[owner], f"{best} {scores[best]:.2f}, and other {suffix(name)} files are {owner}"
         others = sorted(scores, key=lambda entry: -scores[entry])[1:2]
         return FORMATS[best], f"{best} {scores[best]:.2f}, next " + ", ".join(
             f"{other} {scores[other]:.2f}" for other in others
@@ -233,7 +237,12 @@ class Folder:
         chosen = self.chosen()
         heirs = {name: heir for name in chosen if (heir := FORMATS[name].heir) in chosen}
         self.heirs = {name: heir for name, heir in heirs.items() if len(chosen[heir]) * 10 > len(chosen[name])}
-        if not self.heirs:
+        engines = sorted(set(chosen) - set(PLAIN), key=lambda name: len(chosen[name]))  # the one with most files last
+        plain = {end for name in PLAIN for end in FORMATS[name].suffixes}
+        owned = {suffix(source.name): name for name in engines for source in chosen[name]}
+        self.owners = {end: name for end, name in owned.items() if end not in plain}
+        strays = any(suffix(source.name) in self.owners for name in PLAIN for source in chosen.get(name, ()))
+        if not self.heirs and not strays:
             return chosen
         self.last = None  # it was opened under the old rule
         return self.chosen()

@@ -171,6 +171,16 @@ def test_a_chance_mark_in_one_file_of_many_and_a_forced_format_decide_nothing() 
     assert [file["format"] for file in tally.files] == ["kag", "tyrano"]
 
 
+def test_a_file_with_an_engines_suffix_is_no_plain_text_beside_its_scripts() -> None:
+    book = 'define words = [\n    ("灯台", "说明：海边的高塔。"),\n    ("雾", "说明：低低的云。"),\n]\n' * 4
+    script = 'define m = Character("舞")\nlabel start:\n    m "带伞了吗？"\n    "雨停了。"\n'
+    notes = "舞：伞呢？\n猫：喵。\n舞：给你。\n"
+    rows, tally = run({"a.rpy": script, "book.rpy": book, "notes.txt": notes})
+    assert [file["format"] for file in tally.files] == ["renpy", "renpy", "text"]
+    assert [row["speaker"] for row in rows] == ["舞", None, "舞", "猫", "舞"]
+    assert [file["format"] for file in run({"book.rpy": notes})[1].files] == ["text"], "a suffix alone decides nothing"
+
+
 # --- settings
 
 
