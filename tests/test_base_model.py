@@ -320,9 +320,9 @@ def test_the_embedded_model_is_converted_once_and_again_when_damaged(tmp_path, m
     (weights,) = tmp_path.rglob("model.safetensors")
     whole = weights.read_bytes()
     capsys.readouterr()
-    start = time.monotonic()
+    start = time.process_time()
     load_base("embedded")
-    assert time.monotonic() - start < 10  # 1.2 s where nothing else runs
+    assert time.process_time() - start < 10  # 1.2 s where nothing else runs
     assert "converting" not in capsys.readouterr().err
     weights.write_bytes(whole[:-9] + b"x" + whole[-8:])
     assert load_base("embedded")[0].dtype == model.dtype
