@@ -69,6 +69,7 @@ class ExtractParams:
     narrators: list[str]
     kag_name: str
     kag_end: str
+    renpy_language: str
     files: dict[str, dict[str, Any]]
 
 
@@ -277,7 +278,12 @@ def extract(sources: Iterable[Source], params: ExtractParams, tally: Tally) -> I
             {**params.aliases, **{k: [*params.aliases.get(k, []), *v] for k, v in aliases.items()}}, params.narrators
         )
         options = Options(
-            learned.get(file.format.name, {}), params.kag_name, params.kag_end, known(names), params.recurrence
+            learned.get(file.format.name, {}),
+            params.kag_name,
+            params.kag_end,
+            known(names),
+            params.recurrence,
+            params.renpy_language,
         )
         yield from read_file(file, names, options, tally)
 

@@ -171,6 +171,30 @@ def test_a_chance_mark_in_one_file_of_many_and_a_forced_format_decide_nothing() 
     assert [file["format"] for file in tally.files] == ["kag", "tyrano"]
 
 
+def test_the_wanted_translation_of_a_game_is_read_in_the_place_of_its_original() -> None:
+    original = (
+        'define m = Character(_("Mai"))\nlabel rain:\n    m "Umbrella?"\n    menu:\n'
+        '        "Yes.":\n            m "Good."\n'
+        'label extra:\n    m "Not translated."\n'
+    )
+    chinese = (
+        'translate schinese rain_0a1b2c3d:\n\n    # m "Umbrella?"\n    m "带伞了吗？"\n\n'
+        'translate schinese rain_0a1b2c3e:\n\n    # m "Good."\n    m "好。"\n\n'
+        'translate schinese strings:\n\n    old "Mai"\n    new "舞"\n\n    old "Yes."\n    new "带了。"\n'
+    )
+    game = {"a.rpy": original, "tl/schinese/a.rpy": chinese, "tl/ja/a.rpy": chinese.replace("schinese", "ja")}
+    rows, tally = run(game, renpy_language="schinese")
+    said = [(row["speaker"], row["text"]) for row in rows]
+    assert said == [(None, "带了。"), ("舞", "Not translated."), ("舞", "带伞了吗？"), ("舞", "好。")]
+    assert sorted({reject["reason"] for reject in tally.rejects}) == [
+        "a translation (ja), extract.renpy_language is schinese",
+        "what a translation (schinese) of this folder says",
+    ]
+    rows, tally = run(game)
+    assert [row["text"] for row in rows] == ["Umbrella?", "Yes.", "Good.", "Not translated."]
+    assert "extract.renpy_language: schinese reads it" in str(tally.rejects)
+
+
 def test_a_file_with_an_engines_suffix_is_no_plain_text_beside_its_scripts() -> None:
     book = 'define words = [\n    ("灯台", "说明：海边的高塔。"),\n    ("雾", "说明：低低的云。"),\n]\n' * 4
     script = 'define m = Character("舞")\nlabel start:\n    m "带伞了吗？"\n    "雨停了。"\n'

@@ -35,6 +35,7 @@ class Options:
     kag_end: str  # regular expression of the tag that ends a message
     known: frozenset[str]  # speakers that need not prove themselves: aliases and leads
     recurrence: int = 2  # lines after which a label in free text counts as a name
+    renpy_language: str = ""  # the translation to read; "" for the original
 
 
 Read = Callable[[str, Options], Iterator[Message | Reject]]

@@ -70,6 +70,7 @@ SILENT = STATEMENTS - {"nvl"}  # before a string these are no speakers; `nvl` is
 NARRATORS = {"narrator", "centered", "vcentered", "nvl_narrator", "adv", "nvl", "name_only"}
 STATEMENT = "statement:"  # before the first word of a creator-defined statement, in the survey's names
 LABELLED = "label:"  # before a label of the scripts, as identifiers of translations spell it, in the survey's names
+TRANSLATED = "translated:"  # before language and label, or language and string, in the survey's names
 LANGUAGE = "language:"  # the survey's name for the language that most translations are in
 SAID = re.compile(  # $ renpy.say(who, "what"), $ who("what")
     rf"[ \t]*+\$[ \t]*+(?:renpy\.say\([ \t]*+({WHO}|{STRING})[ \t]*+,|({WORD}(?:\.{WORD})*)\()[ \t]*+(?:_\()?({STRING})"
@@ -81,7 +82,7 @@ JOINS = 20  # unclosed brackets and broken statements of several lines that are 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Yield what is said in file order; an `extend` is part of the message it extends."""
-    return with_extends(_Script(text, options.names).items())
+    return with_extends(_Script(text, options.names, options.renpy_language).items())
 
 
 def with_extends(items: Iterable[Message | Reject]) -> Iterator[Message | Reject]:
@@ -130,10 +131,12 @@ def label_of(identifier: str) -> str | None:
     return found[1] if found else None
 
 
-def said_twice(label: str, language: str, names: Mapping[str, str]) -> str:
-    """Why a translation is not read: the scripts have its label, or more is translated into another language."""
+def said_twice(label: str, language: str, wanted: str, names: Mapping[str, str]) -> str:
+    """Why a translation is not read: another is wanted, the scripts have its label, or more is in another language."""
+    if wanted:
+        return "" if language == wanted else f"a translation ({language}), extract.renpy_language is {wanted}"
     if LABELLED + label in names:
-        return f"a translation ({language}) of what a script of this folder says"
+        return f"a translation of what a script of this folder says; extract.renpy_language: {language} reads it"
     chosen = names.get(LANGUAGE, language)
     return "" if chosen == language else f"a translation ({language}) beside one into {chosen}, which is read"
 
@@ -141,14 +144,14 @@ def said_twice(label: str, language: str, names: Mapping[str, str]) -> str:
 class _Script:
     """The text, the place reached, and what the place means: line number, scene, how paragraphs of a monologue part."""
 
-    def __init__(self, text: str, names: Mapping[str, str]) -> None:
-        self.text, self.names = text, names
+    def __init__(self, text: str, names: Mapping[str, str], wanted: str = "") -> None:
+        self.text, self.names, self.wanted = text, names, wanted
         self.registered = {name.removeprefix(STATEMENT) for name in names if name.startswith(STATEMENT)}
         self.silent = SILENT | self.registered
         self.at = self.number_at = 0
         self.number = 1
         self.scene = ""
-        self.twice = ""  # why the translation at hand is not read, if it is not
+        self.twice = ""  # why the block at hand is not read, if it is not
         self.delimiter = DELIMITERS["double"]
         self.joins = JOINS
 
@@ -180,7 +183,7 @@ class _Script:
             return Reject(number, text, self.twice)
         if who == "extend":
             return Message(number, None, text, "extend", self.scene)
-        speaker = who and speaker_name(who, self.names)
+        speaker = who and self.translated(speaker_name(who, self.names))
         return Message(number, speaker or None, text, kind_of(speaker, text), self.scene)
 
     def said_with_clauses(
@@ -193,7 +196,7 @@ class _Script:
         end = self.logical_end(tail_at)
         tail = self.text[tail_at:end]
         if who is None and CHOICE.match(tail) and COLON.search(tail):
-            yield Message(self.number, None, string_text(what), "choice", self.scene)
+            yield Message(self.number, None, self.translated(string_text(what)), "choice", self.scene)
         elif not tail.strip() or CLAUSE.match(tail):
             yield self.said(who, what, self.number)
         else:
@@ -230,6 +233,8 @@ class _Script:
             name = LABEL.match(self.text, start)
             if name and name[1]:
                 self.scene = self.scene.partition(".")[0] + name[1] if name[1].startswith(".") else name[1]
+            if TRANSLATED + f"{self.wanted}:{self.scene.replace('.', '_')}" in self.names:
+                self.twice = f"what a translation ({self.wanted}) of this folder says"
             return True
         if word == "translate":
             block = TRANSLATE.match(self.text, start)
@@ -237,13 +242,17 @@ class _Script:
                 return False
             label = label_of(block[2])
             self.scene = self.scene if label is None else label
-            self.twice = said_twice(self.scene, block[1], self.names)
+            self.twice = said_twice(self.scene, block[1], self.wanted, self.names)
             return True
         if word == "rpy" and (mode := MONOLOGUE.match(self.text, start)):
             self.delimiter = DELIMITERS[mode[1]]
         if word in self.registered:
             return self.names[STATEMENT + word] == "script"
         return word in HOLDERS or bool(PLAIN_INIT.match(self.text, start))
+
+    def translated(self, shown: str) -> str:
+        """A name or a choice in the wanted language, where its `strings` have it."""
+        return self.names.get(f"{TRANSLATED}{self.wanted}={shown}", shown) if self.wanted else shown
 
     def monologue(self, found: re.Match[str]) -> Iterator[Message | Reject]:
         """Each paragraph of a triple-quoted string is one say."""
@@ -372,6 +381,9 @@ SPOKEN = re.compile(  # roughly a say
     re.MULTILINE,
 )
 LANGUAGES = re.compile(rf"^translate[ \t]++({WORD})[ \t]++(?!(?:strings|python|style)\b)", re.MULTILINE)
+TRANSLATE_BLOCK = re.compile(TRANSLATE.pattern, re.MULTILINE)
+STRINGS = re.compile(rf"^translate[ \t]++({WORD})[ \t]++strings[ \t]*+:.*\n((?:(?:[ \t].*)?\n)*)", re.MULTILINE)
+OLD_NEW = re.compile(rf"^[ \t]++old[ \t]++({STRING})\s++new[ \t]++({STRING})", re.MULTILINE | re.DOTALL)
 REGISTERED = re.compile(r"""(?:statements\.register|register_statement)\(\s*(?:name\s*=\s*)?["'](\w+)""")
 SCRIPT_BLOCK = re.compile(r"\bblock[ ]*=[ ]*[\"']script")
 NEAR = 400  # characters before `Character(` in which its line must begin, and after the name of a statement
@@ -382,7 +394,7 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
     """Identifier -> name over all files; "" for a character without a name.
 
     The key `statement:word` stands for a creator-defined statement, whose lines nobody says; `label:name` and
-    `language:` tell which translations say nothing new (see said_twice).
+    `language:` tell which translations say nothing new (see said_twice); `translated:` keys what is in which language.
     """
     names: dict[str, str] = {}
     kinds: dict[str, str] = {}
@@ -399,6 +411,8 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
             names.update(_statements(text))
         names.update(dict.fromkeys(_labels(text), ""))
         languages.update(LANGUAGES.findall(text))
+        if "translate" in text:
+            names.update(_translations(text))
         _assign(text, values)
     for identifier in kinds:
         names.setdefault(identifier, _inherited(identifier, names, kinds))
@@ -427,6 +441,16 @@ def _labels(text: str) -> Iterator[str]:
         if SPOKEN.search(text, found.end(), following.start() if following else len(text)):
             yield LABELLED
             yield LABELLED + label.replace(".", "_")
+
+
+def _translations(text: str) -> Iterator[tuple[str, str]]:
+    """The labels that are translated, by language, and old and new of the `strings`."""
+    for language, identifier in TRANSLATE_BLOCK.findall(text):
+        if identifier not in NOT_SAID:
+            yield f"{TRANSLATED}{language}:{label_of(identifier)}", ""
+    for language, block in STRINGS.findall(text):
+        for old, new in OLD_NEW.findall(block):
+            yield f"{TRANSLATED}{language}={string_text(old)}", string_text(new)
 
 
 def _assign(text: str, values: dict[str, str]) -> None:
