@@ -50,5 +50,8 @@ def _unbracketed(text: str) -> str:
     """Names that stand in brackets on some lines and before a colon on others stand before a colon on all."""
     if "】" not in text and "]" not in text and "］" not in text:
         return text
-    names = {name.strip() for name in BRACKETED.findall(text)} & {name.strip() for name in COLON.findall(text)}
+    names = {name.strip() for name in BRACKETED.findall(text)}
+    names &= {name.strip() for name in COLON.findall(text)} if names else set()
+    if not names:
+        return text
     return BRACKETED.sub(lambda found: f"{found[1].strip()}：" if found[1].strip() in names else found[0], text)

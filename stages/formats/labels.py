@@ -44,6 +44,11 @@ MARKS = {  # a text without them lacks the form
     "dot": ".",
     "above": '「『“"',
 }
+BLANK = re.compile(r"\n[^\S\n]*(?=\n)")
+BARE = {  # a label with nothing behind it
+    "colon": re.compile(r"[:：][ \t　]*\n"),
+    "bracket": re.compile(r"[】\]］][:：]?[ \t　]*\n"),
+}
 WRITTEN_NAME = re.compile(rf"[ \t　]*{NAME}")
 BRACKET = re.compile(r"[ \t　]*[【\[［]([^】\]］\n]{1,40})[】\]］]")
 MANNER = re.compile(r"(.+?)[ 　]*([（(][^（()）]{1,20}[)）])")
@@ -80,18 +85,19 @@ class Form(NamedTuple):
 
 def find_form(text: str, options: Options) -> Form | None:
     """The form that labels most lines, or None where none labels any."""
-    forms = [form for name in LABELS if (form := examine(name, START + text, options))]
+    text, lines = START + text, nonblank(text)
+    forms = [form for name in LABELS if (form := examine(name, text, lines, options))]
     return max(forms, key=lambda form: form[0])[1] if forms else None
 
 
-def examine(form: str, text: str, options: Options) -> tuple[int, Form] | None:
-    """The lines that a form labels in a text after START, and what it takes for names."""
+def examine(form: str, text: str, lines: int, options: Options) -> tuple[int, Form] | None:
+    """The lines that a form labels in a text of so many after START, and what it takes for names."""
     found = {
         key: count for key, count in labelled(form, text).items() if form != "colon" or WRITTEN_NAME.fullmatch(key[0])
     }
-    names = _names(found, _formed(form, found), 0 if form in WHOLE_FILE else nonblank(text), options)
+    names = _names(found, _formed(form, found), 0 if form in WHOLE_FILE else lines, options)
     paragraphs = bool(names) and form in ("colon", "bracket", "dot") and _paragraphs(form, names, text)
-    if not names or (form in WHOLE_FILE and not _everywhere(found, names, text, paragraphs)):
+    if not names or (form in WHOLE_FILE and not _everywhere(found, names, text.count("\n\n") if paragraphs else lines)):
         return None
     labels = _sum_by(found, 0)
     noted = {label: MANNER.fullmatch(clean_name(label)) for label in names}
@@ -110,10 +116,10 @@ def labelled(form: str, text: str) -> Found:
     return found
 
 
-def _everywhere(found: Found, names: dict[str, str], text: str, paragraphs: bool) -> bool:
+def _everywhere(found: Found, names: dict[str, str], all_lines: int) -> bool:
     """Whether a third of the lines, or of the paragraphs, have labels, of two people or more."""
     lines = sum(count for (label, _), count in found.items() if label in names)
-    return 3 * lines > (text.count("\n\n") if paragraphs else nonblank(text)) and len(set(names.values())) > 1
+    return 3 * lines > all_lines and len(set(names.values())) > 1
 
 
 def _sum_by(found: Found, part: int) -> Counter[str]:
@@ -186,6 +192,8 @@ def _several(name: str, names: set[str]) -> bool:
 
 def _paragraphs(form: str, names: dict[str, str], text: str) -> bool:
     """Whether the labels that stand alone on their line, or end in a full stop, nearly always follow a blank line."""
+    if form in BARE and not BARE[form].search(text):
+        return False
     found = (match for match in APART[form].finditer(text) if match[1] in names)
     alone = [match.start() for match in found if form == "dot" or not match[2]]
     after_blank = sum(text[start - 1] == "\n" for start in alone)
@@ -194,8 +202,7 @@ def _paragraphs(form: str, names: dict[str, str], text: str) -> bool:
 
 def nonblank(text: str) -> int:
     """Lines that carry anything."""
-    lines = text.split("\n")
-    return len(lines) - lines.count("") - sum(map(str.isspace, lines))
+    return text.count("\n") + 1 - len(BLANK.findall(f"\n{text}\n"))
 
 
 def survey(texts: Iterable[str]) -> dict[str, str]:

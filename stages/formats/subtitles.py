@@ -72,7 +72,7 @@ def _messages(shown: list[tuple[int, str, str]], options: Options) -> Iterator[M
 
 def _labels(lines: list[str], options: Options) -> tuple[Split, dict[str, str]]:
     """The way of labelling that names most lines, if it names some: how to cut a line, and label -> name."""
-    colon, brackets = examine("colon", START + "\n".join(lines), options), _bracketed(lines, options)
+    colon, brackets = examine("colon", START + "\n".join(lines), len(lines), options), _bracketed(lines, options)
     if sum(brackets.values()) > (colon[0] if colon else 0):
         return split_brackets, {name: name for name in brackets}
     if colon is None:
