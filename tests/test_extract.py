@@ -193,6 +193,8 @@ def test_the_wanted_translation_of_a_game_is_read_in_the_place_of_its_original()
     rows, tally = run(game)
     assert [row["text"] for row in rows] == ["Umbrella?", "Yes.", "Good.", "Not translated."]
     assert "extract.renpy_language: schinese reads it" in str(tally.rejects)
+    with pytest.raises(InputError, match="expected one of ja, schinese, got 'english'"):
+        run(game, renpy_language="english")
 
 
 def test_a_file_with_an_engines_suffix_is_no_plain_text_beside_its_scripts() -> None:

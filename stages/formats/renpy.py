@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
+from stages.records import InputError
 
 # Possessive marks stand on single characters and classes alone: the `re` of Python 3.11.2 reads others wrongly. Where
 # a group repeats, what begins it can begin nothing that may follow it, so a failed match gives up without a search.
@@ -82,7 +83,11 @@ JOINS = 20  # unclosed brackets and broken statements of several lines that are 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Yield what is said in file order; an `extend` is part of the message it extends."""
-    return with_extends(_Script(text, options.names, options.renpy_language).items())
+    wanted, names = options.renpy_language, options.names
+    if wanted and TRANSLATED + wanted not in names:
+        known = sorted(key.removeprefix(TRANSLATED) for key in names if re.fullmatch(TRANSLATED + WORD, key))
+        raise InputError(f"extract.renpy_language: expected one of {', '.join(known) or 'none'}, got {wanted!r}")
+    return with_extends(_Script(text, names, wanted).items())
 
 
 def with_extends(items: Iterable[Message | Reject]) -> Iterator[Message | Reject]:
@@ -418,6 +423,7 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
         names.setdefault(identifier, _inherited(identifier, names, kinds))
     if languages:
         names[LANGUAGE] = max(languages, key=lambda language: languages[language])
+        names |= {TRANSLATED + language: "" for language in languages}
     shown = {
         identifier: VARIABLE.sub(lambda found: values.get(found[1]) or found[0], name)
         for identifier, name in names.items()
