@@ -415,8 +415,8 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
         if "register" in text:
             names.update(_statements(text))
         names.update(dict.fromkeys(_labels(text), ""))
-        languages.update(LANGUAGES.findall(text))
         if "translate" in text:
+            languages.update(LANGUAGES.findall(text))
             names.update(_translations(text))
         _assign(text, values)
     for identifier in kinds:
