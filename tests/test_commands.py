@@ -77,6 +77,7 @@ NOT_RUN = {  # what a command begins with -> why no test runs it
     "python -m stages.train --plan && dvc repro": OTHERS,
     "git add dvc.lock params.yaml reports && git commit": OTHERS,
     "git pull && dvc pull models/adapter && make serve": OTHERS,
+    "python -m benchmarks.": "takes minutes to hours, and for some the packages of others",
     "make compare OVER=": "twelve trainings; what it calls is tested in tests/test_compare.py",
 }
 
