@@ -3,8 +3,8 @@
     python -m benchmarks.controls              after `dvc repro`; on two CPU cores most of an hour
     python -m benchmarks.controls hers shuffled
 
-Shuffled speakers: in every training dialogue a coin per exchange swaps what he says with what she says. The adapters
-and their metrics stay under exports/controls/, and are not made again.
+Shuffled speakers: in every training dialogue a coin per exchange swaps what he says with what she says. The two
+adapters and their metrics stay under exports/controls/, and are not made again; hers are those of reports/.
 """
 
 import json
@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.evaluate import ADAPTER, EXAM, PROBES, EvaluateParams, evaluate, look_up
+from stages.evaluate import EXAM, METRICS, PROBES, EvaluateParams, evaluate, look_up
 from stages.exam import read_exam
 from stages.inference import load_character
 from stages.params import load_params
@@ -57,8 +57,8 @@ def make_shuffled(folder: Path) -> Path:
 def make_adapter(name: str) -> Path:
     """The adapter of that name, trained if it is not there."""
     target = FOLDER / name / "adapter"
-    if name == "hers" or target.exists():
-        return ADAPTER if name == "hers" else target
+    if target.exists():
+        return target
     params, dataset = load_params("train", TrainParams), DATASET
     if name == "longer":
         params = replace(params, epochs=params.epochs * LONGER)
@@ -70,7 +70,7 @@ def make_adapter(name: str) -> Path:
 
 def judge(name: str) -> dict[str, Any]:
     """The whole evaluation of one adapter."""
-    path = FOLDER / name / "metrics.json"
+    path = METRICS if name == "hers" else FOLDER / name / "metrics.json"
     if not path.exists():
         exam, probes = read_exam(EXAM), [read_probe(row) for row in read_jsonl(PROBES)]
         character = load_character(make_adapter(name))

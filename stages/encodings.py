@@ -20,7 +20,6 @@ SAMPLE = 1 << 16  # bytes of a file that vote
 TELLING = 200  # fewer high bytes than this do not outvote the folder
 HABITUAL_SHARE = 0.12  # classical Chinese has 0.2 of it, a wrong decoding under 0.1
 TOLERATED = 1000  # a file may have one undecodable place in so many bytes; more is a wrong encoding
-TELLS_NOTHING = "its own letters tell nothing"
 HINT = "hint: name the encoding in extract.encoding or extract.files, or take the file out of the folder"
 MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
@@ -116,13 +115,13 @@ def shares(data: bytes) -> dict[str, float]:
 def decode(name: str, data: bytes, *, forced: str = "auto", ballot: Ballot | None = None) -> Decoded:
     """Decode one file; `name` is for the messages, `ballot` holds the votes of its folder."""
     if forced != "auto":
-        encoding, why = forced, "forced by extract.encoding"
+        encoding, why, follows = forced, "forced by extract.encoding", False
     else:
-        encoding, why = _choose(name, data, ballot or Ballot())
+        encoding, why, follows = _choose(name, data, ballot or Ballot())
     text, bad = _decode(name, data, encoding)
     repaired: tuple[int, ...] = ()
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    if codecs.lookup(encoding).name in ANY_BYTES and TELLS_NOTHING not in why:
+    if codecs.lookup(encoding).name in ANY_BYTES and not follows:
         _verify_letters(name, text, encoding)
     if SUSPECT.search(text):
         _verify(name, text, encoding)
@@ -141,9 +140,10 @@ def repair(text: str) -> tuple[str, tuple[int, ...]]:
     return ("\n".join(lines) if repaired else text), tuple(repaired)
 
 
-def _choose(name: str, data: bytes, ballot: Ballot) -> tuple[str, str]:
+def _choose(name: str, data: bytes, ballot: Ballot) -> tuple[str, str, bool]:
+    """Encoding, reason, and whether it follows the folder because its own letters tell nothing."""
     if proof := certain(data):
-        return proof
+        return *proof, False
     own = shares(data)
     best = max(own, key=lambda name: own[name])
     telling = len(_sample(data)) >= TELLING
@@ -154,11 +154,10 @@ def _choose(name: str, data: bytes, ballot: Ballot) -> tuple[str, str]:
             raise InputError(f"{name}: expected text in some encoding, none fits (the best guess is {best})\n{HINT}")
         telling = False  # macros and their comments, say
     if telling and best != folder and own[best] > own[folder] + 0.1:
-        return best, f"its own letters, against {folder} of the folder"
+        return best, f"its own letters, against {folder} of the folder", False
     if voted:
-        why = f"vote of {ballot.files} files without a mark"
-        return folder, why if telling else f"{why}, {TELLS_NOTHING}"
-    return best, "its letters"
+        return folder, f"vote of {ballot.files} files without a mark", not telling
+    return best, "its letters", False
 
 
 def _utf8(data: bytes) -> bool:

@@ -238,10 +238,7 @@ class Folder:
         chosen = self.chosen()
         heirs = {name: heir for name in chosen if (heir := FORMATS[name].heir) in chosen}
         self.heirs = {name: heir for name, heir in heirs.items() if len(chosen[heir]) * 10 > len(chosen[name])}
-        engines = sorted(set(chosen) - set(PLAIN), key=lambda name: len(chosen[name]))  # the one with most files last
-        plain = {end for name in PLAIN for end in FORMATS[name].suffixes}
-        owned = {suffix(source.name): name for name in engines for source in chosen[name]}
-        self.owners = {end: name for end, name in owned.items() if end not in plain}
+        self.owners = owners(chosen)
         strays = any(suffix(source.name) in self.owners for name in PLAIN for source in chosen.get(name, ()))
         if not self.heirs and not strays:
             return chosen
@@ -253,6 +250,14 @@ class Folder:
         for source in self.sources:
             chosen[self.file(source).format.name].append(source)
         return dict(chosen)
+
+
+def owners(chosen: dict[str, list[Source]]) -> dict[str, str]:
+    """Suffix -> the engine of most files with it; none for a suffix that plain text bears too."""
+    engines = sorted(set(chosen) - set(PLAIN), key=lambda name: (len(chosen[name]), name))
+    plain = {end for name in PLAIN for end in FORMATS[name].suffixes}
+    owned = {suffix(source.name): name for name in engines for source in chosen[name]}
+    return {end: name for end, name in owned.items() if end not in plain}
 
 
 def suffix(name: str) -> str:

@@ -10,21 +10,8 @@ from stages.formats.quotes import mixed_names, spoken
 
 NAMES = (
     *("name", "names", "speaker", "character", "chara", "char", "who", "role", "actor"),
-    *(
-        "author",
-        "sender",
-        "talker",
-        "nickname",
-        "角色",
-        "角色名",
-        "人物",
-        "说话人",
-        "名字",
-        "姓名",
-        "名前",
-        "話者",
-        "キャラ",
-    ),
+    *("author", "sender", "talker", "nickname", "角色", "角色名", "人物"),
+    *("说话人", "名字", "姓名", "名前", "話者", "キャラ"),
 )
 TEXTS = (  # translations first, the later revision first: GalTransl and VNTextPatch keep them beside the original
     *("proofread_dst", "proofread_zh", "pre_dst", "pre_zh", "post_zh_preview", "post_dst_preview"),

@@ -344,7 +344,7 @@ def _effects(parts: list[Piece], name: regex.Pattern[str], end: regex.Pattern[st
         yield MACRO, _macro_speaker(speakers[0])
     if any(end.fullmatch(tag.value) for tag in tags):
         yield ENDS, ""
-    elif tags and all(part.kind == "tag" and part.value in ("emb", "ch") for part in parts):
+    elif tags and all(part.kind == "tag" and part.value in PRINTS for part in parts):
         yield SHOWN, "".join(map(printed, tags))
 
 

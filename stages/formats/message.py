@@ -19,7 +19,7 @@ class Message(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """A line that no rule understood, or that a rule refused; extract counts and reports it."""
+    """A line that no rule understood or that one refused, or one read that is hardly meant so; extract reports it."""
 
     line: int
     text: str

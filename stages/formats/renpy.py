@@ -452,8 +452,8 @@ def _labels(text: str) -> Iterator[str]:
 def _translations(text: str) -> Iterator[tuple[str, str]]:
     """The labels that are translated, by language, and old and new of the `strings`."""
     for language, identifier in TRANSLATE_BLOCK.findall(text):
-        if identifier not in NOT_SAID:
-            yield f"{TRANSLATED}{language}:{label_of(identifier)}", ""
+        if identifier not in NOT_SAID and (label := label_of(identifier)) is not None:
+            yield f"{TRANSLATED}{language}:{label}", ""
     for language, block in STRINGS.findall(text):
         for old, new in OLD_NEW.findall(block):
             yield f"{TRANSLATED}{language}={string_text(old)}", string_text(new)
