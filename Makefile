@@ -6,6 +6,7 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: repro test test-all chat serve compare inspect env serve-env
 
 repro: env  ## set everything up and run all stages
+	@python -m deploy.lock
 	dvc repro
 
 test: serve-env  ## the fast tests

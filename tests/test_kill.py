@@ -37,6 +37,7 @@ class Repro:
 
     def __init__(self, where: Path, environment: dict[str, str]) -> None:
         self.where, self.said, self.seen = where, [], {}
+        run(where, environment, "python", "-m", "deploy.lock")  # as `make repro` does
         self.process = subprocess.Popen(
             ["dvc", "repro"], cwd=where, env=environment, text=True, start_new_session=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -137,14 +138,14 @@ class Calm:
         del self.environment["PYTHONPATH"]
         self.environment["SHELL"] = "/bin/sh"  # DVC starts stages through it; Debian's stays between unless told not to
         self.fresh = make_pipeline(root / "fresh", self.environment)
-        where = root / "calm"
-        shutil.copytree(self.fresh, where, symlinks=True)
-        repro = Repro(where, self.environment)
+        self.where = root / "calm"
+        shutil.copytree(self.fresh, self.where, symlinks=True)
+        repro = Repro(self.where, self.environment)
         assert repro.wait() == 0, "".join(repro.said)
         starts = [*repro.seen.values(), time.monotonic()]
         assert tuple(repro.seen) == STAGES
         self.seconds = {stage: end - start for stage, start, end in zip(STAGES, starts, starts[1:], strict=False)}
-        self.outputs = outputs(where)
+        self.outputs = outputs(self.where)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,29 @@ def journey(where: Path, calm: Calm, dice: random.Random, ways: list[str]) -> li
         if hit:
             hits.append(f"{begun} {way} {moment:.2f}")
     return hits
+
+
+@pytest.mark.parametrize("part", ["", "schema: '2.0'\nstages:\n  extract:\n    deps:\n    -"])
+def test_a_lock_cut_short_is_mended_and_no_stage_runs_again(part, calm, tmp_path):
+    where = tmp_path / "cut"
+    shutil.copytree(calm.where, where, symlinks=True)
+    (where / "dvc.lock").write_text(part, encoding="utf-8")
+    repro = Repro(where, calm.environment)
+    assert repro.wait() == 0, "".join(repro.said)
+    assert repro.seen == {}
+    assert_undisturbed(where, calm)
+    assert (where / "dvc.lock.part").read_text(encoding="utf-8") == part
+
+
+def test_where_dvc_reads_a_lock_cut_short_no_stage_runs_again_either(calm, tmp_path):
+    where = tmp_path / "cut"
+    shutil.copytree(calm.where, where, symlinks=True)
+    lock = calm.outputs["dvc.lock"]
+    (where / "dvc.lock").write_bytes(lock[: lock.index(b"  train:")])
+    repro = Repro(where, calm.environment)
+    assert repro.wait() == 0, "".join(repro.said)
+    assert repro.seen == {}
+    assert_undisturbed(where, calm)
 
 
 @contextmanager
