@@ -13,7 +13,7 @@ test: serve-env  ## the fast tests
 	python -m pytest
 
 test-all: serve-env  ## all tests, also those that run models, servers and the pipeline
-	python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 python -m pytest -m "slow or not slow" -n 2 --dist loadfile
 
 chat: env  ## talk to her: ADAPTER=folder or the name of an experiment
 	python -m deploy.chat $(if $(ADAPTER),"$(ADAPTER)")

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atri" / "benchmarks"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "script-to-character" / "benchmarks"
 STEPS, BATCH = 4, 4  # with 8 of these dialogues LLaMA-Factory takes more than 24 GB
 PEERS = {"trl": ["trl==1.16.0", "peft==0.21.2", "torch==2.13.0"], "llamafactory": ["llamafactory==0.9.5"]}
 RANK = {"r": 16, "lora_alpha": 32}
@@ -94,6 +94,7 @@ def run_ours(job: Job) -> Job:
     ours.make_deterministic()
     params = load_params("train", ours.TrainParams)
     params = replace(params, base_model=job["model"], epochs=1, max_steps=0, batch_size=BATCH, patience=0)
+    params = replace(params, **job.get("changes", {}))
     arguments = ours.make_arguments(params)
     arguments.output_dir, arguments.save_strategy = job["out"], "no"
     arguments.train_sampling_strategy = "sequential"

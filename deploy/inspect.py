@@ -127,7 +127,9 @@ def show_params(source: Path, params: FilterParams, known: dict[str, list], alia
         "format": {"work": str(work)},
     }
     print("\nTo put into params.yaml, in place of the lines there (aliases: keep the ones that are the same person)")
-    YAML().dump(lines, sys.stdout)
+    yaml = YAML()
+    yaml.width = sys.maxsize  # a long path stays on the line of its key
+    yaml.dump(lines, sys.stdout)
 
 
 def main() -> None:

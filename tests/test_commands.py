@@ -23,6 +23,7 @@ RUN_BY = {  # command -> the test that runs it
     "dvc exp push origin NAME": "tests/test_sharing.py::test_an_experiment_is_shared",
     "dvc exp pull origin NAME": "tests/test_sharing.py::test_an_experiment_is_shared",
     "dvc repro --pull --allow-missing": "tests/test_sharing.py::test_an_unchanged_clone_runs_nothing",
+    "python -m deploy.lock": "tests/test_kill.py::test_a_lock_cut_short_is_mended_and_no_stage_runs_again",
     "python -m deploy.remote check": "tests/test_sharing.py::test_the_transcript_in_the_readme_is_true",
     "python -m deploy.remote check --repair": (
         "tests/test_remote.py::test_lost_and_corrupted_objects_are_named_and_healed"

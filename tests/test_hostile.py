@@ -117,7 +117,7 @@ RUNS = {
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("name", READERS)
 def test_no_reader_takes_long_over_a_long_line(name: str, run: str) -> None:
-    with within(2.0):
+    with within(10.0):  # what grows with the square takes minutes
         FORMATS[name].sniff(RUNS[run][: 1 << 16])
         for _ in FORMATS[name].read(RUNS[run], OPTIONS):
             pass

@@ -1,0 +1,72 @@
+"""What `python -m stages.train --plan` promises, beside the peak memory of real training steps on this CPU.
+
+    python -m benchmarks.plan
+
+Three sizes of the embedded model's family with random weights, each with gradient checkpointing and without; two
+steps on the longest dialogues of the train split, in a process of its own.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.train import BATCH, measure
+from stages.base_model import embedded_folder, find_device, find_dtype, load_tokenizer
+from stages.packed import Sample
+from stages.params import load_params
+from stages.plan import Text, Way, peak_bytes, skeleton
+from stages.train import DATASET, TrainParams, read_lessons
+
+SIZES = ((384, 8), (640, 18), (1024, 26))  # width and layers; the second is the embedded model's
+STEPS = 2
+
+
+def make_base(width: int, layers: int, folder: Path) -> str:
+    """A base model of this size, random weights, the embedded model's tokenizer."""
+    config = AutoConfig.from_pretrained(embedded_folder())
+    kinds = [config.layer_types[i % len(config.layer_types)] for i in range(layers)]
+    config.update({"hidden_size": width, "intermediate_size": width * 16 // 5, "num_hidden_layers": layers})
+    config.layer_types = kinds
+    AutoModelForCausalLM.from_config(config, dtype=find_dtype("auto", find_device())).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(embedded_folder()).save_pretrained(folder)
+    shutil.copy(embedded_folder() / "chat_template.jinja", folder)
+    return str(folder)
+
+
+def longest() -> list[Sample]:
+    """The longest dialogues of the train split, longest first."""
+    lessons = read_lessons(DATASET / "train.jsonl", load_tokenizer("embedded"), 4096)
+    return sorted(lessons.samples, key=lambda sample: -len(sample.ids))[: STEPS * BATCH]
+
+
+def compare(base: str, samples: list[Sample]) -> Iterator[tuple[float, float, bool]]:
+    """Planned bytes, measured bytes, and whether with gradient checkpointing."""
+    dtype = find_dtype("auto", find_device())
+    for checkpointing in (False, True):
+        params = load_params("train", TrainParams)
+        params = replace(params, base_model=base, revision=None, batch_size=BATCH, gradient_checkpointing=checkpointing)
+        model = skeleton(base, params, dtype)
+        planned = peak_bytes(model, Text(samples, 0, 0), params, Way("none", checkpointing, 1), "cpu")
+        changes = {"gradient_checkpointing": checkpointing, "revision": None}
+        job = {"model": base, "samples": samples, "dtype": "auto", "changes": changes}
+        yield planned, measure("ours", job)["peak"], checkpointing
+
+
+def main() -> None:
+    samples = longest()
+    print(f"{'width x layers':<16}{'checkpointing':<15}{'planned GB':>11}{'measured GB':>13}{'ratio':>8}")
+    for width, layers in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            base = make_base(width, layers, Path(folder))
+            for planned, measured, checkpointing in compare(base, samples):
+                size = f"{width} x {layers}"
+                figures = f"{planned / 1e9:>11.2f}{measured / 1e9:>13.2f}{planned / measured:>8.2f}"
+                print(f"{size:<16}{str(checkpointing).lower():<15}{figures}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
