@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from stages.cli import run
 from stages.extract import ExtractParams, Tally, extract, find_sources, report
 from stages.filter import FilterParams, build_dialogues, plan, summarise
-from stages.params import load_params
+from stages.params import load_params, read_section
 from stages.records import Dialogue, InputError, Line
 
 UNNAMED = re.compile(r"^[?？]+$|声音|之声|少女|少年|女孩|男孩|[?？]$|^the |voice|の声|謎", re.IGNORECASE)
@@ -114,7 +114,10 @@ def show_training(lines: list[Line], params: FilterParams) -> None:
     )
     print(f"  turns per dialogue: {counts['turns_per_dialogue']}")
     print(f"  a training run learns {turns} turns ({characters} characters) in {count} dialogues, before cleaning")
-    print("  what it costs on a machine: python -m stages.train --plan")
+    train = read_section("train")
+    steps = train["max_steps"] or train["epochs"] * -(-count // train["batch_size"])
+    print(f"  about {steps} optimiser steps of {train['batch_size']} dialogues on {train['base_model']}")
+    print("  in minutes and gigabytes, after `dvc repro format`: python -m stages.train --plan")
 
 
 def show_params(source: Path, params: FilterParams, known: dict[str, list], aliases: dict[str, list[str]]) -> None:
