@@ -6,7 +6,6 @@ Three sizes of the embedded model's family with random weights, each with gradie
 steps on the longest dialogues of the train split, in a process of its own.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,7 +32,6 @@ def make_base(width: int, layers: int, folder: Path) -> str:
     config.layer_types = kinds
     AutoModelForCausalLM.from_config(config, dtype=find_dtype("auto", find_device())).save_pretrained(folder)
     AutoTokenizer.from_pretrained(embedded_folder()).save_pretrained(folder)
-    shutil.copy(embedded_folder() / "chat_template.jinja", folder)
     return str(folder)
 
 
