@@ -21,7 +21,7 @@ chat: env  ## talk to her: ADAPTER=folder or the name of an experiment
 serve: serve-env  ## an OpenAI-compatible endpoint and her page, on loopback
 	python -m deploy.serve $(if $(ADAPTER),"$(ADAPTER)")
 
-compare: env  ## strategies side by side; OVER=train.lora.rank VALUES=4,16,64 for any other parameter
+compare: env  ## strategies side by side; OVER=train.rank VALUES=4,16,64 for any other parameter
 	python -m deploy.compare $(if $(OVER),--over "$(OVER)") $(if $(VALUES),--values "$(VALUES)")
 
 inspect: env  ## first look at your own text: make inspect SOURCE=raw/mygame

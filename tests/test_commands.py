@@ -9,9 +9,11 @@ from tests.pipeline import make_pipeline, model_environment, run
 from tests.test_readme import ENGLISH, ROOT, commands
 
 CI, HERE = ".ci/run", "tests/test_commands.py::test_the_experiments_of_the_readme"
+GO_BACK = "git checkout params.yaml dvc.lock reports && dvc checkout"
 RUN_BY = {  # command -> the test that runs it
-    "make repro": CI,
     "make test": CI,
+    "make test-all": CI,
+    "make env": CI,
     "dvc repro": "tests/test_sharing.py::share",
     "dvc push": "tests/test_sharing.py::share",
     "dvc add raw/mygame": "tests/test_sharing.py::test_three_commits_back_lies_the_data_set_of_last_month",
@@ -20,6 +22,7 @@ RUN_BY = {  # command -> the test that runs it
     "dvc artifacts get URL character --rev v1.0.0": (
         "tests/test_sharing.py::test_an_adapter_is_fetched_by_name_and_version"
     ),
+    "git push origin character@v1.0.0": ("tests/test_sharing.py::test_an_adapter_is_fetched_by_name_and_version"),
     "dvc exp push origin NAME": "tests/test_sharing.py::test_an_experiment_is_shared",
     "dvc exp pull origin NAME": "tests/test_sharing.py::test_an_experiment_is_shared",
     "dvc repro --pull --allow-missing": "tests/test_sharing.py::test_an_unchanged_clone_runs_nothing",
@@ -54,11 +57,13 @@ RUN_BY = {  # command -> the test that runs it
     **dict.fromkeys(
         (
             "make inspect SOURCE=raw/mygame",
+            "make repro",
             "dvc dag",
             "dvc status",
             "dvc metrics show",
             """dvc exp run -S 'filter.character="夏生"' -S 'filter.partner="亚托莉"' -n natsuki""",
             "make chat ADAPTER=natsuki",
+            GO_BACK,
             "dvc exp run -S train.rank=32 -n wide",
             "dvc exp show --md --only-changed",
             "dvc exp apply wide",
@@ -74,8 +79,9 @@ NOT_RUN = {  # what a command begins with -> why no test runs it
     "rsync": NO_CLOUD,
     "dvc pull && sky down": NO_CLOUD,
     "sudo apt-get": "changes the machine",
-    "make env && . .venv/bin/activate && dvc pull raw": OTHERS,
-    "python -m stages.train --plan && dvc repro": OTHERS,
+    "make env && . .venv/bin/activate && dvc pull raw/mygame": OTHERS,
+    "dvc repro && dvc push": OTHERS,
+    "dvc repro format": OTHERS,
     "git add dvc.lock params.yaml reports && git commit": OTHERS,
     "git pull && dvc pull models/adapter && make serve": OTHERS,
     "python -m benchmarks.": "takes minutes to hours, and for some the packages of others",
@@ -116,13 +122,14 @@ def test_the_experiments_of_the_readme(tmp_path):
     assert "partner: 夏生" in say("make inspect SOURCE=raw/mygame")
     assert (folder / "params.yaml").read_bytes() == before
     (folder / "raw" / "mygame").unlink()
-    run(folder, environment, "dvc", "repro", "-q")
+    say("make repro")
     assert "evaluate" in say("dvc dag")
     assert "up to date" in say("dvc status")
     assert "bits_per_character" in say("dvc metrics show")
     say("""dvc exp run -S 'filter.character="夏生"' -S 'filter.partner="亚托莉"' -n natsuki""")
     assert "亚托莉: " in say("make chat ADAPTER=natsuki"), "the user takes her part"
-    run(folder, environment, "git", "checkout", "-q", "--", ".")
+    say(GO_BACK)
+    assert not run(folder, environment, "git", "status", "--porcelain", "-uno")
     say("dvc exp run -S train.rank=32 -n wide")
     table = say("dvc exp show --md --only-changed")
     assert "wide" in table and "natsuki" in table and "train.rank" in table
