@@ -10,6 +10,10 @@ fail() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
 stamp=$(cat requirements.txt requirements-embedded.txt constraints.txt | cksum)
 [ "$(cat "$VENV/.installed" 2>/dev/null || true)" = "$stamp" ] && exit 0
 
+[ -e "$VENV/pyvenv.cfg" ] || [ -z "$(ls -A "$VENV" 2>/dev/null)" ] || fail \
+  "expected a virtual environment or nothing yet at $VENV, got other files" \
+  "set VENV to another folder, or delete this one if it holds nothing of yours"
+
 command -v "$PYTHON" >/dev/null || fail "expected $PYTHON, found none" "apt-get install python3 python3-pip"
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail \
   "expected Python 3.11 or newer, got $("$PYTHON" --version)" "set PYTHON=/path/to/python3.11"

@@ -15,15 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stages.cli import run
 from stages.evaluate import EXAM, METRICS, PROBES, EvaluateParams, evaluate, look_up
 from stages.exam import read_exam
 from stages.inference import load_character
 from stages.params import load_params
 from stages.probes import read_probe
-from stages.records import read_jsonl, write_json, write_jsonl
+from stages.records import InputError, read_jsonl, write_json, write_jsonl
 from stages.train import DATASET, TrainParams, be_quiet, train
 
 FOLDER = Path("exports/controls")
+NAMES = ("hers", "shuffled", "longer")
 SEED = 7
 LONGER = 10
 FIGURES = {
@@ -69,9 +71,11 @@ def make_adapter(name: str) -> Path:
 
 
 def judge(name: str) -> dict[str, Any]:
-    """The whole evaluation of one adapter."""
+    """The whole evaluation of one adapter; of hers, which the pipeline makes, only read."""
     path = METRICS if name == "hers" else FOLDER / name / "metrics.json"
     if not path.exists():
+        if name == "hers":
+            raise InputError(f"expected {path}, found no such file\nhint: `dvc repro` writes it")
         exam, probes = read_exam(EXAM), [read_probe(row) for row in read_jsonl(PROBES)]
         character = load_character(make_adapter(name))
         metrics, _ = evaluate(exam, probes, character, load_params("evaluate", EvaluateParams))
@@ -85,11 +89,13 @@ def show(name: str, metrics: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    names = sys.argv[1:] or ["hers", "shuffled", "longer"]
+    names = sys.argv[1:] or NAMES
+    if wrong := [name for name in names if name not in NAMES]:
+        raise InputError(f"expected names out of {', '.join(NAMES)}, got {', '.join(wrong)}")
     be_quiet()
     rows = [show(name, judge(name)) for name in names]
     print(f"{'':10}" + "".join(f"{title:>12}" for title in FIGURES), *rows, sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,4 +1,4 @@
-"""Speed and memory of denoise against peers, in one run on one core; see the last column for what is asked of it.
+"""CPU time and memory of denoise against peers, in one run; see the last column for what is asked of it.
 
     python -m benchmarks.denoise                       against a plain JSON round trip; a million lines
     python -m benchmarks.denoise --datasketch PYTHON   and near duplicates against datasketch 2.0
@@ -6,8 +6,10 @@
 
 PYTHON is the interpreter of a virtual environment with datasketch, FOLDER the bin/ of one with py-data-juicer and
 aiohttp, which it needs and does not ask for. The text is made of the sample's lines (`dvc repro extract`): half their
-characters changed, one line in ten an exact and one in ten a near copy. Every measurement is a process of its own,
-rounds are interleaved, the best of each counts.
+characters changed, one line in ten an exact and one in ten a near copy. Each timing is of a process of its own. Ours
+and the round trip count without their start, the best of three interleaved rounds, but the million lines run once. The
+peers run once: datasketch counts without its start and its reading, as our near duplicates alone do; data-juicer counts
+with its start.
 """
 
 import argparse
@@ -218,7 +220,7 @@ def seconds_of_datasketch(python: str, source: Path) -> float:
 
 
 def seconds_of_data_juicer(folder: str, source: Path) -> float:
-    """CPU seconds of its whole recipe, children included."""
+    """CPU seconds of its whole recipe, its start and its children included."""
     with tempfile.TemporaryDirectory() as out:
         words = Path(out) / "flagged"
         words.mkdir()

@@ -1,10 +1,11 @@
 """Seconds to score and to answer held-out turns, against the naive loop over the same turns in the same run.
 
-    python -m benchmarks.evaluate              24 turns, their replies, and 12, 24, 48 turns for linearity
-    python -m benchmarks.evaluate 12           another number of turns
+    python -m benchmarks.evaluate              24 turns scored, 16 answered; 12, 24, 48 scored once for linearity
+    python -m benchmarks.evaluate 12           another number of turns; at most 16 are answered
 
 The naive loop loads two models, takes one turn at a time, and computes logits at every position; its replies come from
-transformers' own `generate`, one at a time. Scores must agree to 1e-4 nats a token, greedy replies word for word. The
+transformers' own `generate`, one at a time. The turns scored are the test split's first, those answered are spread over
+all of it. It also prints how far a turn's scores are apart, and how many greedy replies are equal word for word. The
 two ways take turns, so that another process slows both; the best of three counts. Needs a trained models/adapter.
 """
 

@@ -246,6 +246,7 @@ def measure(name: str, job: Job) -> Job:
     """Run a worker in its environment and read its last line."""
     python = sys.executable if name == "ours" else str(CACHE / name / "bin" / "python")
     path = CACHE / "job.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**job, "out": str(CACHE / "out" / name)}), encoding="utf-8")
     shutil.rmtree(CACHE / "out" / name, ignore_errors=True)
     environment = {**os.environ, "DISABLE_VERSION_CHECK": "1", "HF_HUB_OFFLINE": "1"}
