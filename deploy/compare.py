@@ -6,8 +6,8 @@
 Each run is a DVC experiment of its own (`dvc exp show`, `dvc exp apply NAME`). A finished one is not run again, a
 failed one does not stop the rest. Only the named parameter and the seed vary: same exam, base, recipe and optimiser
 steps, and for a strategy a control that drops as many lines at random. The choice is made on the validation split's
-core turns, those that no cleaning rule would touch; the test split is read once, for the one chosen. The statistics
-are in deploy/paired.py, the running of experiments in deploy/experiments.py.
+core turns, those that no rule on form, filler or language would touch; the test split is read once, for the one
+chosen. The statistics are in deploy/paired.py, the running of experiments in deploy/experiments.py.
 """
 
 import argparse

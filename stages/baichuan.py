@@ -286,11 +286,10 @@ def import_adapter(source: Path, folder: Path) -> None:
 def export_adapter(source: Path, folder: Path) -> None:
     """Rewrite an adapter on q, k and v as one on W_pack, which vLLM and the published code keep fused."""
     config, weights = _read_adapter(source)
-    missing = [name for name in PACKED if name not in config["target_modules"]]
-    if missing or config.get("rank_pattern") or config.get("alpha_pattern") or config.get("use_rslora"):
-        raise InputError(
-            f"{source}: expected a plain LoRA on q_proj, k_proj and v_proj, got {config['target_modules']}"
-        )
+    beyond = [name for name in ("rank_pattern", "alpha_pattern", "use_rslora", "use_dora") if config.get(name)]
+    if beyond or not set(PACKED) <= set(config["target_modules"]):
+        got = ", ".join(beyond) or config["target_modules"]
+        raise InputError(f"{source}: expected a plain LoRA on q_proj, k_proj and v_proj, got {got}")
     fused, growth = fuse(weights)
     config |= {"r": config["r"] * growth, "lora_alpha": config["lora_alpha"] * growth}
     config["target_modules"] = ["W_pack", *(t for t in config["target_modules"] if t not in PACKED)]

@@ -49,7 +49,6 @@ PICKLED_FILES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]  # Baichu
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DTYPES |= {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-QUANTIZE = ("nf4", "int8")
 
 ATTENTION = (
     "q_proj",
@@ -71,7 +70,7 @@ def load_base(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model, in eval mode on the best device, and its tokenizer with a chat template.
 
-    `dtype` is auto, bf16, fp16 or fp32; `quantize` is nf4 or int8 (bitsandbytes) or None.
+    `dtype` is auto, bf16, fp16 or fp32; `quantize` is nf4 (bitsandbytes) or None.
     """
     device = find_device()
     options = {"dtype": find_dtype(dtype, device), "device_map": {"": device}, **_quantization(quantize)}
@@ -137,16 +136,14 @@ def find_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def _quantization(quantize: str | None) -> dict[str, Any]:
     if quantize is None:
         return {}
-    if quantize not in QUANTIZE:
-        raise InputError(f"expected quantize to be null, {' or '.join(QUANTIZE)}, got {quantize!r}")
+    if quantize != "nf4":
+        raise InputError(f"expected quantize to be null or nf4, got {quantize!r}")
     try:
         importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise InputError(f"quantize: {quantize} needs bitsandbytes\nhint: pip install bitsandbytes") from error
     from transformers import BitsAndBytesConfig
 
-    if quantize == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     compute = find_dtype("auto", find_device())
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     return {"quantization_config": nf4}

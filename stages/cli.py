@@ -1,4 +1,4 @@
-"""How every command ends: 0, or 1 with one plain message on stderr; and with DVC, if DVC is killed."""
+"""How every command ends: 0, or 1 with one plain message on stderr, or Ctrl-C; and with DVC, if DVC is killed."""
 
 import ctypes
 import errno
@@ -22,6 +22,8 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if not disk_is_full(error):
             raise

@@ -100,7 +100,7 @@ def certain(data: bytes) -> tuple[str, str] | None:
         if data.startswith(mark):
             return name, "byte order mark"
     if _utf8(data):
-        return "utf-8", "valid UTF-8"
+        return "utf-8", "UTF-8 sequences"
     if name := _utf16(data):
         return name, "zero bytes of UTF-16"
     return None
@@ -115,7 +115,7 @@ def shares(data: bytes) -> dict[str, float]:
 def decode(name: str, data: bytes, *, forced: str = "auto", ballot: Ballot | None = None) -> Decoded:
     """Decode one file; `name` is for the messages, `ballot` holds the votes of its folder."""
     if forced != "auto":
-        encoding, why, follows = forced, "forced by extract.encoding", False
+        encoding, why, follows = forced, "forced by params.yaml", False
     else:
         encoding, why, follows = _choose(name, data, ballot or Ballot())
     text, bad = _decode(name, data, encoding)

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.conversation import encode, encode_supervised, label_ids
+from stages.conversation import encode, encode_supervised, label_ids, neutralise
 from stages.messages import Card, Message, to_messages
 from stages.metrics import length
 from stages.persona import language
@@ -94,7 +94,7 @@ def scene_of(dialogue: Dialogue) -> str:
 
 
 def core_rule(lines: Iterable[str]) -> Callable[[str], bool]:
-    """Whether no cleaning rule that looks at one line would touch it, in the language of these lines."""
+    """Whether no cleaning rule on form, filler or language would touch a line; these lines tell the language."""
     foreign = FOREIGN[language("".join(lines))]
 
     def untouched(text: str) -> bool:
@@ -182,12 +182,18 @@ def _at(flags: Sequence[bool], index: int) -> bool:
 
 def _span(tokenizer: Any, messages: Sequence[Message], place: int, text: str) -> tuple[int, int]:
     """The tokens of his words, found by putting other words in their place."""
-    content = messages[place]["content"]
-    before = content[: len(content) - len(text)]
-    changed = [*messages[:place], {**messages[place], "content": before + OTHER_WORDS}, *messages[place + 1 :]]
+    content = _replaced(messages[place]["content"], neutralise(text))
+    changed = [*messages[:place], {**messages[place], "content": content}, *messages[place + 1 :]]
     ids, others = (encode_supervised(tokenizer, _all_learn(each))[0] for each in (messages, changed))
     start = _agreeing(ids, others)
     return start, max(start + 1, len(ids) - _agreeing(ids[:start:-1], others[:start:-1]))
+
+
+def _replaced(content: str, text: str) -> str:
+    """Other words in the place of these, whole lines; stage directions may stand before them and after."""
+    lines, words = content.split("\n"), text.split("\n")
+    at = max(i for i in range(len(lines)) if lines[i : i + len(words)] == words)
+    return "\n".join([*lines[:at], OTHER_WORDS, *lines[at + len(words) :]])
 
 
 def _agreeing(one: Sequence[int], other: Sequence[int]) -> int:

@@ -43,6 +43,7 @@ BATCH = 4096  # messages written at once
 LINE, SPEAKER, TEXT, SPEAKER_AND_KIND = itemgetter(0), itemgetter(1), itemgetter(2), itemgetter(1, 3)
 SNIFFED = 1 << 16  # characters that decide on a format
 SUFFIX_BONUS = 0.3
+OF_A_FILE = ("format", "encoding", "aliases")  # what extract.files may say of one
 PLAIN = ("text", "prose", "csv", "json")  # formats whose suffixes belong to no engine
 NOT_SCRIPT = {  # kind of file -> suffixes; reported, not opened
     "image": (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".ico", ".svg", ".psd", ".tlg"),
@@ -102,6 +103,22 @@ class Tally:
     skipped: list[dict[str, str]] = field(default_factory=list)
 
 
+def check_params(params: ExtractParams) -> None:
+    """Names must be lists of texts: a text alone would count letter by letter. Raises InputError."""
+    for pattern, own in params.files.items():
+        if not isinstance(own, dict) or own.keys() - set(OF_A_FILE):
+            raise InputError(
+                f"params.yaml: `extract.files`: expected {', '.join(OF_A_FILE)} under {pattern!r}, got {own!r}"
+            )
+    for aliases in (params.aliases, *(own.get("aliases") or {} for own in params.files.values())):
+        for name, others in aliases.items():
+            if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
+                raise InputError(
+                    f"params.yaml: `extract.aliases`: expected a list of names under {name}, got {others!r}\n"
+                    f"hint: {name}: [] if there are none, and quotes around a number"
+                )
+
+
 # --- names
 
 
@@ -113,6 +130,7 @@ class Names(dict[str | None, str | None]):
         self.narrators = False
         pairs = [(alias, name) for name, others in aliases.items() for alias in (name, *others)]
         pairs += [(alias, None) for alias in narrators]
+        self.written = frozenset(alias for alias, _ in pairs if not is_pattern(alias))
         self.exact = {fold(alias): name for alias, name in pairs if not is_pattern(alias)}
         self.patterns = [(compile_alias(alias), name) for alias, name in pairs if is_pattern(alias)]
 
@@ -168,6 +186,7 @@ class Folder:
     """The files of the source; holds one decoded file at a time."""
 
     def __init__(self, sources: Iterable[Source], params: ExtractParams) -> None:
+        check_params(params)
         self.sources = list(sources)
         self.params = params
         self.ballot = Ballot()
@@ -294,7 +313,8 @@ def extract(sources: Iterable[Source], params: ExtractParams, tally: Tally) -> I
 
 
 def known(names: Names) -> frozenset[str]:
-    return frozenset(names.exact)
+    """The names of params.yaml, as they are written there and as they are compared."""
+    return frozenset(names.exact) | names.written
 
 
 def read_file(file: File, names: Names, options: Options, tally: Tally) -> Iterator[bytes]:

@@ -26,7 +26,7 @@ Numbers = dict[str, Any]
 
 
 class Scored(NamedTuple):
-    """A turn under one model: bits of its text, bits of its end token, characters; the same for a shuffled context."""
+    """A turn under one model: bits of its text, of its end token, and of its text after a shuffled context."""
 
     said: Said
     bits: float
@@ -143,7 +143,7 @@ def of_replies(replies: Sequence[tuple[str, Row]]) -> dict[str, Ratio]:
 
 
 def of_probes(rows: Sequence[Row], side: str, probes: Mapping[str, Probe]) -> dict[str, Ratio]:
-    """Probes passed, in all and by kind; and whose name she calls the user by."""
+    """Probes passed, in all and by kind."""
     asked = [row for row in rows if row["source"] == "probe" and row[side] is not None]
     found = {"probes_passed": _passed(asked, side)}
     for kind in dict.fromkeys(probe.kind for probe in probes.values()):

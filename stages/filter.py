@@ -128,8 +128,9 @@ def _blocks(lines: tuple[Line, ...], last: str, params: FilterParams) -> Iterato
         long_run = narration >= params.scene_narration and line.speaker is not None
         length = index - start
         if length >= params.scene_lines and (long_run or length >= 2 * params.scene_lines):
-            cut = index - narration if long_run else index
-            yield Cut("", "narration" if long_run else "block", lines[start:cut])
+            cut = max(start, index - narration) if long_run else index
+            if cut > start:
+                yield Cut("", "narration" if long_run else "block", lines[start:cut])
             start = cut
         narration = narration + 1 if line.speaker is None else 0
     yield Cut("", last, lines[start:])

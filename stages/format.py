@@ -112,7 +112,7 @@ def lines_of(dialogues: Iterable[Dialogue], speaker: str) -> list[str]:
 def read_probes(work: Path, card: Card) -> list[dict[str, Any]]:
     """The work's probes.yaml if it is for this character, else the generic set; every key filled in."""
     path = next((p for p in (work / f"probes.{card.character}.yaml", work / "probes.yaml") if p.is_file()), None)
-    document = load_yaml(path) if path else {}
+    document = (load_yaml(path) if path else None) or {}
     if document.get("character", card.character) != card.character or not path:
         print(f"format: no probes for {card.character} in {work}; using the generic ones")
         path, document = GENERIC_PROBES, load_yaml(GENERIC_PROBES)

@@ -88,7 +88,8 @@ def memory_of(device: str) -> float:
 def read_text(base: str, params: TrainParams, dataset: Path) -> Text:
     """The train split as this base reads it, or one of the usual size."""
     if (dataset / "train.jsonl").exists():
-        samples = read_lessons(dataset / "train.jsonl", load_tokenizer(base), params.max_length).samples
+        tokenizer = load_tokenizer(base, revision=params.revision if base == params.base_model else None)
+        samples = read_lessons(dataset / "train.jsonl", tokenizer, params.max_length).samples
     else:
         count, length, share = ASSUMED_DIALOGUES
         unlike = [[i, *[0] * (length - 1)] for i in range(count)]

@@ -84,7 +84,7 @@ def negated(text: str, start: int, end: int) -> bool:
 
 
 def found(patterns: Iterable[regex.Pattern], text: str) -> list[tuple[int, int]]:
-    """Where any of the patterns is asserted; an empty match counts where the text itself is empty."""
+    """Where any of the patterns is asserted."""
     spans = {span for pattern in patterns for span in asserted(pattern, text)}
     return sorted(spans)
 

@@ -98,7 +98,11 @@ SOURCES = {
 # name in metrics.json -> label, Chinese label, whether more is better (None: should be near the real lines)
 METRICS: dict[str, tuple[str, str, bool | None]] = {
     "bits_per_character": ("Bits per character, test", "每字比特数（测试）", False),
-    "bits_per_character_core": ("… on turns that no cleaning rule touches", "……任何清洗规则都不碰的台词", False),
+    "bits_per_character_core": (
+        "… on turns that no rule on form, filler or language touches",
+        "……形式、填充语、语言的清洗规则都不碰的台词",
+        False,
+    ),
     "bits_per_character_validation": ("Bits per character, validation", "每字比特数（验证）", False),
     "bits_per_character_train": ("Bits per character, train sample", "每字比特数（训练样本）", False),
     "rank_hits_1": ("Real reply ranked first of ten", "真实回复在十句中排第一", True),

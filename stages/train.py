@@ -44,25 +44,23 @@ from transformers import (
 
 from stages.base_model import find_device, load_base, lora_targets
 from stages.checkpoint import discard, fingerprint, locked, newest, prune, seal
-from stages.cli import run
+from stages.cli import end_with_dvc, run
 from stages.conversation import label_ids, split_long
 from stages.packed import IGNORE, Layout, Sample, choose_layout, install
 from stages.params import load_params
 from stages.records import InputError, write_json
+from stages.trust import SENSES
 
 DATASET = Path("processed/dataset")
 ADAPTER = Path("models/adapter")
 CURVES = Path("reports/train.tsv")
-LAUNCH = (
-    "TRAIN_LAUNCH"  # options of accelerate launch, such as --num_processes 4; of the machine, so not in params.yaml
-)
+LAUNCH = "TRAIN_LAUNCH"  # options of torchrun, such as --nproc-per-node 4; of the machine, so not in params.yaml
 CHECKPOINTS = Path("checkpoints")  # in $DVC_ROOT, so that `dvc exp run --temp` finds them too
 BITS = "eval_bits_per_character"
 CURVE_OF = {"loss": "train_loss", BITS: "validation_bits_per_character"}  # the Trainer's name -> the column
 COLUMNS = ("step", "epoch", *CURVE_OF.values())
 DECODING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
 SPLITS = ("train", "validation")
-SENSES = r".*\b(?:vision|audio)\w*\..*"  # towers of a base that also sees or hears: text alone teaches them nothing
 SAVE_SECONDS = 60.0  # between checkpoints within an epoch; decides no byte of the adapter
 
 
@@ -440,6 +438,7 @@ def model_traits(model: PreTrainedModel) -> dict[str, Any]:
 def name_training(params: TrainParams, facts: dict[str, Any], base: PreTrainedModel, *lessons: Lessons) -> str:
     """The fingerprint of all that decides the adapter's bytes."""
     files = {name: module.__file__ for name, module in sys.modules.items() if name.startswith("stages.")}
+    files["stages.train"] = __file__  # as a stage it runs under the name __main__
     code = {name: Path(file).read_text(encoding="utf-8") for name, file in files.items()}
     data = [split.samples for split in lessons]
     return fingerprint({"params": asdict(params), "facts": facts, "code": code, "data": data, **model_traits(base)})
@@ -520,7 +519,7 @@ def launch(options: list[str]) -> None:
     """Run this stage as several processes, each on its own GPU; raises InputError if one of them fails."""
     command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "stages.train"]
     environment = {name: value for name, value in os.environ.items() if name != LAUNCH}  # or each would launch anew
-    code = subprocess.run(command, env=environment).returncode
+    code = subprocess.run(command, env=environment, preexec_fn=end_with_dvc).returncode
     if code:
         raise InputError(f"{' '.join(command[1:])}: expected success, got status {code}\nhint: the reason stands above")
 

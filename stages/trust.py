@@ -23,6 +23,7 @@ CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # where DVC's syml
 TENSOR = re.compile(r"base_model\.model\.[\w.]+\.lora_(A|B|magnitude_vector)(\.weight)?")
 MODULE = re.compile(r"\w+")
 CODE = (".py", ".pyc", ".so", ".sh", ".dll")
+SENSES = r".*\b(?:vision|audio)\w*\..*"  # towers of a base that also sees or hears: text alone teaches them nothing
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib")
 
 
@@ -181,7 +182,13 @@ SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "use_rslora": ("true or false", _flag),
     "use_dora": ("true or false", _flag),
 }
-DEFAULTS = {"bias": "none", "init_lora_weights": True, "megatron_core": "megatron.core", "qalora_group_size": 16}
+DEFAULTS = {
+    "bias": "none",
+    "init_lora_weights": True,
+    "megatron_core": "megatron.core",
+    "qalora_group_size": 16,
+    "exclude_modules": SENSES,
+}
 CARD_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "character": ("a name", _text),
     "partner": ("a name", _text),

@@ -38,9 +38,7 @@ class Voice:
         return [float(share) if text.strip() else 0.0 for share, text in zip(shares, texts, strict=True)]
 
 
-def train_voice(
-    lines: Iterable[tuple[str, str]], character: str, partner: str, names: Iterable[str] = ()
-) -> Voice | None:
+def train_voice(lines: Iterable[tuple[str, str]], character: str, partner: str) -> Voice | None:
     """A classifier of `(speaker, text)` lines, or None where only one of the leads speaks."""
     lines = [(speaker, text) for speaker, text in lines if text.strip()]
     role = {character: HER, partner: HIM}

@@ -10,7 +10,11 @@ from stages.replies import spread
 REPORTS = Path("reports")
 ROWS = {  # name in metrics.json -> label, Chinese label, digits
     "bits_per_character": ("bits per character, held-out turns", "每字比特数（留出台词）", 2),
-    "bits_per_character_core": ("… core turns (no cleaning rule touches them)", "……核心台词（清洗规则不碰的）", 2),
+    "bits_per_character_core": (
+        "… core turns (untouched by rules on form, filler, language)",
+        "……核心台词（形式、填充语、语言的规则都不碰的）",
+        2,
+    ),
     "rank_hits_1": ("real reply ranked first of ten", "真实回复在十句中排第一", 2),
     "voice": ("voice (0: base, 1: real lines)", "声音（0 为基座，1 为真实台词）", 2),
     "probes_passed": ("probes passed", "通过的探针", 2),

@@ -170,6 +170,17 @@ def test_every_turn_stands_in_the_tokens_where_it_was_said(exam, character):
             assert (sheet.labels[start] != IGNORE) == (said.who == HERS)
 
 
+def test_his_words_are_found_between_stage_directions(exam, character):
+    narrating = replace(CARD_OF, narration="all")
+    first, *rest = exam.dialogues[1].turns
+    answer = replace(rest[0], context=(Piece(0, "narration", first.lines[0].text),))
+    each = replace(exam.dialogues[1], turns=(first, answer, *rest[1:]))
+    (sheet,) = sheets(character.tokenizer, each, narrating, always)
+    said, start, stop = next(asked for asked in sheet.asked if asked.said.who == HIS)
+    assert character.tokenizer.decode(sheet.ids[start:stop]) == said.text
+    assert character.tokenizer.decode(sheet.ids[stop:]).startswith(f"\n（{said.text}）")
+
+
 def test_narration_that_opens_is_nobodys_speech(exam):
     found = turns(exam.dialogues[0], CARD_OF, always)
     assert [(turn.place, turn.who) for turn in found] == [(2, HERS), (3, HIS), (4, HERS)]

@@ -125,6 +125,26 @@ def test_a_bad_pattern_names_the_alias() -> None:
         Names({"亚托莉": ["/(/"]}, [])
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"aliases": {"夏生": "夏声"}}, r"expected a list of names under 夏生, got '夏声'"),
+        ({"aliases": {"权藏": None}}, "hint: 权藏: \\[\\] if there are none"),
+        ({"aliases": {"夏生": [404]}}, "quotes around a number"),
+        ({"files": {"a.txt": {"encodng": "gbk"}}}, "expected format, encoding, aliases under 'a.txt'"),
+        ({"files": {"a.txt": {"aliases": {"夏生": "夏声"}}}}, "expected a list of names under 夏生"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named(settings: dict, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        run({"a.txt": "夏生：早。\n"}, **settings)
+
+
+def test_an_alias_in_full_width_signs_needs_no_proof() -> None:
+    rows, _ = run({"a.txt": "夏生：早。\n夏生：嗯。\n船长（猫）：喵。\n"}, aliases={"船长": ["船长（猫）"]})
+    assert [row["speaker"] for row in rows] == ["夏生", "夏生", "船长"]
+
+
 def test_an_alias_of_one_file_holds_there_alone() -> None:
     text = "？？？：早。\n？？？：是我。\n"
     rows, _ = run({"a.txt": text, "b.txt": text}, files={"a.txt": {"aliases": {"亚托莉": ["？？？"]}}})

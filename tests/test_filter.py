@@ -146,6 +146,16 @@ LINES = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["talk", "narration"]), st.integers(1, 60)), max_size=12))
+def test_made_scenes_hold_every_line_once_and_none_is_empty(runs):
+    spoken = [("她" if kind == "talk" else None, "啊。") for kind, count in runs for _ in range(count)]
+    lines = [replace(line, scene="") for line in script(*spoken)]
+    scenes = [scene.lines for scene in split_scenes(lines, replace(PARAMS, scene_lines=10, scene_narration=4))]
+    assert [line for scene in scenes for line in scene] == lines
+    assert all(scenes)
+
+
+@settings(max_examples=200, deadline=None)
 @given(LINES, st.sampled_from(["cut", "keep_as_context"]))
 def test_every_line_is_used_once_or_left_out_and_turns_alternate_in_order(rows, third_speaker):
     lines = [

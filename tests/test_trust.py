@@ -11,7 +11,7 @@ from peft import LoraConfig
 from safetensors.numpy import save_file
 
 from stages.records import InputError
-from stages.trust import CONFIG, MAX_HEADER, WEIGHTS, check_adapter
+from stages.trust import CONFIG, MAX_HEADER, SENSES, WEIGHTS, check_adapter
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
 CARD = {
@@ -52,6 +52,11 @@ def refused(folder):
 
 
 def test_what_the_trainer_writes_is_accepted(adapter):
+    check_adapter(adapter)
+
+
+def test_an_adapter_of_a_base_that_also_sees_is_accepted(adapter):
+    edit(adapter / CONFIG, exclude_modules=SENSES)
     check_adapter(adapter)
 
 
@@ -138,6 +143,7 @@ def test_auto_map_is_refused_at_any_depth(adapter, name):
         ("layer_replication", [[0, 1]] * 1000),
         ("modules_to_save", ["lm_head"]),
         ("rank_pattern", {"(a+)+$": 4}),
+        ("exclude_modules", "(a+)+$"),
         ("a_later_setting", True),
     ],
 )

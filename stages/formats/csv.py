@@ -63,7 +63,7 @@ def _numbers(column: list[str]) -> bool:
 
 
 def _header(text: str) -> tuple[str, tuple[str, ...]]:
-    """The delimiter, and the column names if the first line names a text column."""
+    """The delimiter, and the column names if the first line names a text and a name column."""
     first = text.partition("\n")[0]
     for delimiter in DELIMITERS:
         keys = tuple(cell.strip(' "').lower() for cell in first.split(delimiter))

@@ -33,7 +33,7 @@ class Options:
     names: Mapping[str, str]  # identifier -> name, from the survey of the whole folder
     kag_name: str  # regular expression, group 1 is the name
     kag_end: str  # regular expression of the tag that ends a message
-    known: frozenset[str]  # speakers that need not prove themselves: aliases and leads
+    known: frozenset[str]  # speakers that need not prove themselves: those of params.yaml
     recurrence: int = 2  # lines after which a label in free text counts as a name
     renpy_language: str = ""  # the translation to read; "" for the original
 
