@@ -10,6 +10,7 @@ wpack    the adapter on Baichuan's fused projection, as vLLM and Baichuan's own 
 import argparse
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,14 +80,16 @@ def export_wpack(adapter: Path, out: Path) -> str:
 
 
 def write_gguf(adapter: Path, out: Path):
-    """The path of the GGUF file and the merged character."""
+    """The path of the GGUF file and the merged character; the folder it is made from lies beside it until then."""
     from deploy.llama_cpp import write_gguf as write
     from deploy.merged import merge
 
-    merged = EXPORTS / "merged"
-    character = merge(adapter, merged)
-    file = out / f"{file_name(character.card['character'])}.gguf"
-    write(merged, character, file)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as aside:
+        merged = Path(aside) / "merged"
+        character = merge(adapter, merged)
+        file = out / f"{file_name(character.card['character'])}.gguf"
+        write(merged, character, file)
     return file, character
 
 

@@ -40,7 +40,7 @@ def write_gguf(merged: Path, character: Character, target: Path) -> None:
     if character.card["base_model"] == EMBEDDED:
         rewrite_embedded(character, target)
     elif isinstance(character.model, BaichuanForCausalLM):
-        with tempfile.TemporaryDirectory() as aside:
+        with tempfile.TemporaryDirectory(dir=target.parent) as aside:
             save_as_llama(character, merged, Path(aside))
             convert(Path(aside), target)
     else:
@@ -84,7 +84,7 @@ def convert(merged: Path, target: Path) -> None:
     done = subprocess.run([*command, "--outtype", "auto"], env=environment, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise InputError(f"{merged}: expected a model that llama.cpp knows, got: {lines[-1] if lines else 'no reason'}")
+        raise InputError(f"{target}: expected a model that llama.cpp knows, got: {lines[-1] if lines else 'no reason'}")
 
 
 def rewrite_embedded(character: Character, target: Path) -> None:

@@ -1,7 +1,8 @@
 """An adapter's folder in, a model of its own out: the weights with the adapter added, as plain transformers loads them.
 
 Added in the precision in which the model runs here, written in that of the base. Beside the weights: tokenizer, chat
-template, the adapter's decoding as generation settings, and her card.
+template, the adapter's decoding as generation settings, and her card. A Baichuan stays as it was published, for its own
+code and vLLM: W_pack in one piece, and its own generation settings, which name the tokens of the roles.
 """
 
 import shutil
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
-from stages.baichuan import BaichuanForCausalLM, save_model
+from stages.baichuan import BaichuanForCausalLM, read_config, save_model
 from stages.base_model import find_folder
 from stages.conversation import stop_ids
 from stages.inference import CARD, TEMPLATE, Character, load_character
@@ -24,12 +25,13 @@ def merge(folder: Path, target: Path) -> Character:
     card = character.card
     model = character.model.merge_and_unload()
     base = find_folder(card["base_model"], revision=card["revision"], weights=True)
+    model.to(stored_dtype(model, base))
     target.mkdir(parents=True, exist_ok=True)
     if isinstance(model, BaichuanForCausalLM):
         save_model(model, target, base)
     else:
         model.generation_config = generation(character.tokenizer, card["decoding"])
-        model.to(stored_dtype(base)).save_pretrained(target)
+        model.save_pretrained(target)
         character.tokenizer.save_pretrained(target)
         if (base / "tokenizer.model").is_file():  # llama.cpp's converter wants the scores in it
             shutil.copyfile(base / "tokenizer.model", target / "tokenizer.model")
@@ -53,6 +55,8 @@ def generation(tokenizer: Any, decoding: Mapping[str, Any]) -> GenerationConfig:
     )
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
-    """The precision of a model's own files."""
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype or torch.float32
+def stored_dtype(model: PreTrainedModel, base: Path) -> torch.dtype:
+    """The precision of the base's own files."""
+    if isinstance(model, BaichuanForCausalLM):
+        return read_config(base).dtype or torch.float32
+    return AutoConfig.from_pretrained(base, trust_remote_code=False).dtype or torch.float32

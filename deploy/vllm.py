@@ -41,7 +41,7 @@ def refuse(config: Mapping[str, Any], card: Mapping[str, Any]) -> None:
     if config.get("use_dora") or base == "embedded":
         what = "a DoRA adapter" if config.get("use_dora") else "the embedded base model"
         raise InputError(f"vLLM does not load {what}\nhint: python -m deploy.export merged, then vllm serve its folder")
-    if is_baichuan(base):
+    if is_baichuan(base) and "W_pack" not in config["target_modules"]:
         raise InputError(
             "vLLM keeps Baichuan's W_pack whole\nhint: python -m deploy.export wpack, and serve its folder"
         )

