@@ -26,7 +26,10 @@ def find_adapter(name: str = DEFAULT) -> Path:
 
 
 def resolve(name: str) -> str | None:
-    """The commit of an experiment, a tag or a branch; None if git knows none of that name."""
+    """The commit of an experiment, a tag or a branch; None if git knows none of that name.
+
+    Of experiments that share a name on several commits it is the one made last.
+    """
     for reference in (_experiment(name), name):
         if reference and not reference.startswith("-"):
             done = _git("rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}")
@@ -52,7 +55,7 @@ def fetch(commit: str, target: Path) -> Path:
 def _experiment(name: str) -> str | None:
     found = [
         line
-        for line in _git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
+        for line in _git("for-each-ref", "--sort=creatordate", "--format=%(refname)", "refs/exps").splitlines()
         if line.endswith(f"/{name}")
     ]
     return found[-1] if found else None

@@ -4,6 +4,7 @@ A run happens in a copy of what git and DVC track (`dvc exp run --temp`), so an 
 finished one of the same name, parameters and code is not run again; a failed one does not stop the rest.
 """
 
+import hashlib
 import json
 import re
 import subprocess
@@ -74,8 +75,10 @@ def overrides_of(plan: Plan, setting: Setting, seed: int) -> dict[str, Any]:
 
 
 def experiment_name(setting: Setting, seed: int, steps: Any) -> str:
-    """A name that git takes as a reference."""
+    """A name that git takes as a reference; a digest stands for letters that it leaves out."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", setting.name).strip("-")
+    if not setting.name.isascii():
+        plain = f"{plain}-{hashlib.sha256(setting.name.encode()).hexdigest()[:8]}".strip("-")
     return f"{plain}-{steps}-seed{seed}" if steps else f"{plain}-seed{seed}"
 
 
@@ -137,10 +140,15 @@ def show_yaml(ref: str, path: str) -> Any:
 
 def start(name: str, overrides: dict[str, Any]) -> str | None:
     """Run one experiment to its end; the last lines it said if it failed."""
-    changes = [part for key, value in overrides.items() for part in ("-S", f"{key}={json.dumps(value)}")]
+    changes = [part for key, value in overrides.items() for part in ("-S", assignment(key, value))]
     command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "--name", name, *changes]
     done = subprocess.run(command, capture_output=True, text=True)
     return None if done.returncode == 0 else "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+
+
+def assignment(key: str, value: Any) -> str:
+    """A parameter and its value as Hydra reads them, which knows no \\u escapes."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def run_all(plan: Plan, start: Callable[[str, dict[str, Any]], str | None] = start) -> tuple[list[Run], list[str]]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
+from deploy.adapters import resolve
 from deploy.compare import (
     as_frame,
     compare,
@@ -31,6 +33,7 @@ from deploy.experiments import (
     Plan,
     Run,
     Setting,
+    assignment,
     experiment_name,
     finished,
     leaked,
@@ -354,6 +357,21 @@ def test_an_experiments_name_is_a_plain_one():
     assert experiment_name(Setting("strict (control)", {}), 1, None) == "strict-control-seed1"
 
 
+def test_settings_whose_names_git_cannot_take_stay_apart():
+    names = [experiment_name(Setting(f"filter.character={who}", {}), 1, None) for who in ("亚托莉", "夏生")]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"filter-character-[0-9a-f]{8}-seed1", name) for name in names)
+    assert re.fullmatch(r"[0-9a-f]{8}-20-seed1", experiment_name(Setting("严格", {}), 1, 20))
+
+
+def test_dvc_reads_the_values_that_were_meant(tmp_path):
+    params = tmp_path / "params.yaml"
+    values = {"who": "亚托莉", "said": '早，"夏生": 😀', "rank": 4, "rate": 1e-4, "off": None, "control": False}
+    params.write_text("".join(f"{key}: x\n" for key in values), encoding="utf-8")
+    apply_overrides(params, [assignment(key, value) for key, value in values.items()])
+    assert YAML(typ="safe").load(params) == values
+
+
 def test_parameters_are_compared_key_by_key():
     one, two = {"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"b": 2, "c": [1]}, "e": 1}
     assert differing(one, two) == {"a.b", "d", "e"}
@@ -451,6 +469,16 @@ def test_an_experiment_of_other_parameters_or_other_code_is_not_finished(reposit
     assert finished("light", {**params, "train": {}}, paths) is None
     (repository / "stages" / "a.py").write_text("changed = True\n")
     assert finished("light", params, paths) is None
+
+
+def test_a_name_on_several_commits_is_the_experiment_made_last(repository, monkeypatch):
+    made = []
+    for baseline, day in (("aa", 2), ("bb", 3), ("cc", 1)):  # neither the first nor the last of git's own order
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"2026-01-0{day}T00:00:00Z")
+        command = ["git", "commit-tree", "HEAD^{tree}", "-m", baseline]
+        made.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+        subprocess.run(["git", "update-ref", f"refs/exps/{baseline}/{'0' * 38}/wide", made[-1]], check=True)
+    assert resolve("wide") == made[1]
 
 
 @pytest.mark.slow
