@@ -63,11 +63,13 @@ def try_store(config: dict[str, Any]) -> None:
     probe, content = fs.join(path, f".preflight-{secrets.token_hex(8)}"), secrets.token_bytes(64)
     reach(config)
     _attempt("write", lambda: _write(fs, probe, content), config)
-    if _attempt("read", lambda: fs.cat_file(probe), config) != content:
-        raise InputError(
-            f"{config['url']} gave back other bytes than were written\nhint: do not trust this store with anything"
-        )
-    _attempt("delete", lambda: fs.remove(probe), config)
+    try:
+        if _attempt("read", lambda: fs.cat_file(probe), config) != content:
+            raise InputError(
+                f"{config['url']} gave back other bytes than were written\nhint: do not trust this store with anything"
+            )
+    finally:
+        _attempt("delete", lambda: fs.remove(probe), config)
 
 
 def reach(config: dict[str, Any]) -> None:

@@ -12,14 +12,16 @@ from pathlib import Path
 import asyncssh
 import psutil
 import pytest
+from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
+from ruamel.yaml import YAML
 
 from deploy.preflight import try_store
 from deploy.remote import add, describe, s3_settings
 from deploy.stored import check, repair
 from stages.records import InputError
 from tests.faults import FAULTS, PATIENCE, contents, flipped, git, make_environment, make_repository, play, stage
-from tests.pipeline import commit
+from tests.pipeline import ROOT, commit
 
 # --- addresses and settings
 
@@ -130,6 +132,16 @@ def test_a_file_is_no_store(tmp_path):
         try_store({"url": str(tmp_path / "file" / "store")})
 
 
+def test_a_trial_that_fails_at_reading_leaves_nothing_behind(tmp_path, monkeypatch):
+    def unreadable(self, path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", unreadable)
+    with pytest.raises(InputError, match="this user may not read"):
+        try_store({"url": str(tmp_path / "store")})
+    assert list((tmp_path / "store").iterdir()) == []
+
+
 def test_a_check_without_a_remote_says_how_to_make_one(mine):
     assert "deploy.remote add" in fails(check, mine)
 
@@ -168,6 +180,26 @@ def test_a_cache_that_is_no_better_heals_nothing(mine, tmp_path):
     message = fails(repair, mine)
     assert "cannot heal the store; nothing was changed" in message and "lost: raw/lines.jsonl" in message
     assert stored(tmp_path, mine, "raw/mygame").exists()
+
+
+# --- a rented machine
+
+
+@pytest.mark.parametrize(
+    ("remote", "pulls", "code", "said"),
+    [("", True, 1, "deploy.remote add"), ("storage", True, 0, ""), ("storage", False, 1, "")],
+)
+def test_a_rented_machine_ends_before_training_where_there_is_no_storage(remote, pulls, code, said, tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text("")
+    commands = {"sudo": "", "make": "", "git": "", "dvc": f'[ "$1" = pull ] && exec {"true" if pulls else "false"}\n'}
+    for name, does in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}echo {remote if name == 'dvc' else ''}\n")
+        (tmp_path / name).chmod(0o755)
+    setup = YAML(typ="safe").load(ROOT / "deploy" / "sky.yaml")["setup"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", setup], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code and said in done.stderr
 
 
 # --- faults against the real store
