@@ -18,9 +18,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+try:
+    import uvicorn
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse, Response, StreamingResponse
+except ModuleNotFoundError as error:  # `make env` alone leaves them out
+    sys.exit(f"error: expected the packages of requirements-serve.txt, found no {error.name}\nhint: make serve-env")
 
 from deploy.adapters import DEFAULT, find_adapter
 from deploy.engine import Ask, Ending, Engine, Overloaded

@@ -372,6 +372,20 @@ def test_a_failing_batch_is_told_and_the_next_one_answered(engine):
     assert answers(engine, question("你是谁？"))[0][0] == REPLIES["你是谁？"]
 
 
+# --- the command
+
+
+@pytest.mark.parametrize("module", ["deploy.serve", "deploy.web"])
+def test_without_what_serving_needs_one_is_told_how_to_get_it(module):
+    """As after `make env` alone."""
+    lines = f"import runpy, sys; sys.modules['fastapi'] = None; runpy.run_module({module!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: expected the packages of requirements-serve.txt, found no fastapi\nhint: make serve-env\n"
+    )
+
+
 # --- vLLM
 
 
