@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.faults import make_environment
-from tests.pipeline import make_pipeline, model_environment, run
+from tests.pipeline import commit, make_pipeline, model_environment, run
 from tests.test_readme import ENGLISH, ROOT, commands
 
 CI, HERE = ".ci/run", "tests/test_commands.py::test_the_experiments_of_the_readme"
@@ -123,6 +123,7 @@ def test_the_experiments_of_the_readme(tmp_path):
     assert (folder / "params.yaml").read_bytes() == before
     (folder / "raw" / "mygame").unlink()
     say("make repro")
+    commit(folder, environment, "A run")
     assert "evaluate" in say("dvc dag")
     assert "up to date" in say("dvc status")
     assert "bits_per_character" in say("dvc metrics show")

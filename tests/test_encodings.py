@@ -97,7 +97,7 @@ def test_files_that_prove_themselves_have_no_vote() -> None:
 
 def test_a_forced_encoding_is_taken() -> None:
     found = decode("a.txt", "夏生：嗯。".encode("big5"), forced="big5")
-    assert (found.text, found.why) == ("夏生：嗯。", "forced by extract.encoding")
+    assert (found.text, found.why) == ("夏生：嗯。", "forced by params.yaml")
 
 
 def test_a_forced_encoding_that_does_not_exist_is_refused() -> None:
@@ -161,7 +161,7 @@ def test_any_bytes_end_in_text_or_in_one_clear_error(data: bytes) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Co"]), min_size=1))
 def test_utf8_is_never_taken_for_anything_else(text: str) -> None:
-    assert certain(text.encode()) in (("utf-8", "valid UTF-8"), ("utf-8", "byte order mark"))
+    assert certain(text.encode()) in (("utf-8", "UTF-8 sequences"), ("utf-8", "byte order mark"))
 
 
 CASES = Path(__file__).parent.parent.parent / "shared/cases"
