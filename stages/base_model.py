@@ -31,6 +31,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from tokenizers import AddedToken
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.distributed import DistributedConfig
 
 from stages import baichuan
 from stages.records import InputError
@@ -66,21 +67,22 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_expe
 
 
 def load_base(
-    name: str, *, revision: str | None = None, dtype: str = "auto", quantize: str | None = None
+    name: str, *, revision: str | None = None, dtype: str = "auto", quantize: str | None = None, shards: int = 1
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model, in eval mode on the best device, and its tokenizer with a chat template.
+    """The frozen model, in eval mode on the best device, and its tokenizer with a chat template.
 
-    `dtype` is auto, bf16, fp16 or fp32; `quantize` is nf4 (bitsandbytes) or None.
+    `dtype` is auto, bf16, fp16 or fp32; `quantize` is nf4 (bitsandbytes) or None. With `shards`, the number of
+    torchrun's processes, each holds that part of every weight and gathers a layer's when it is needed (FSDP2).
     """
     device = find_device()
-    options = {"dtype": find_dtype(dtype, device), "device_map": {"": device}, **_quantization(quantize)}
+    options = {"dtype": find_dtype(dtype, device), **_placement(device, shards), **_quantization(quantize)}
     folder = find_folder(name, revision=revision)
     try:
         model = _read_model(folder, options)
     except SafetensorError as error:
         raise InputError(f"{name}: expected whole weights in {folder}, got {error}\nhint: fetch them anew") from error
     model.config._name_or_path = model.name_or_path = name  # an adapter names its base by this, never by a local path
-    return model.eval(), _tokenizer(name, folder)
+    return model.eval().requires_grad_(False), _tokenizer(name, folder)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerFast:
@@ -131,6 +133,10 @@ def find_dtype(dtype: str, device: torch.device) -> torch.dtype:
         return torch.float16
     has = torch.cpu.get_capabilities()
     return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
+
+
+def _placement(device: torch.device, shards: int) -> dict[str, Any]:
+    return {"device_map": {"": device}} if shards == 1 else {"distributed_config": DistributedConfig(fsdp_size=shards)}
 
 
 def _quantization(quantize: str | None) -> dict[str, Any]:

@@ -30,6 +30,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -55,6 +56,7 @@ DATASET = Path("processed/dataset")
 ADAPTER = Path("models/adapter")
 CURVES = Path("reports/train.tsv")
 LAUNCH = "TRAIN_LAUNCH"  # options of torchrun, such as --nproc-per-node 4; of the machine, so not in params.yaml
+SHARD = "TRAIN_SHARD"  # set: the processes share out the base's weights instead of holding a copy each
 CHECKPOINTS = Path("checkpoints")  # in $DVC_ROOT, so that `dvc exp run --temp` finds them too
 BITS = "eval_bits_per_character"
 CURVE_OF = {"loss": "train_loss", BITS: "validation_bits_per_character"}  # the Trainer's name -> the column
@@ -164,7 +166,8 @@ class DialogueTrainer(Trainer):
         self.model.eval()
         nats = torch.zeros((), dtype=torch.float64, device=self.args.device)
         size = self.args.per_device_train_batch_size
-        batches = [lessons.samples[i : i + size] for i in range(0, len(lessons.samples), size)]
+        samples = fill(lessons.samples, size * self.args.world_size)  # all take as many turns: sharded weights wait
+        batches = [samples[i : i + size] for i in range(0, len(samples), size)]
         with torch.no_grad():
             for batch in batches[self.args.process_index :: self.args.world_size]:
                 nats += self.model(**self._prepare_inputs(self.data_collator(batch)))["loss"]
@@ -184,7 +187,8 @@ class Keeper(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Not at an epoch's last step: its evaluation is still to come, and would be missed by who resumes from here.
-        if self._within(state) and time.monotonic() - self.saved >= SAVE_SECONDS:
+        saves = args.save_strategy != "no"
+        if saves and self._within(state) and time.monotonic() - self.saved >= SAVE_SECONDS:
             control.should_save = True
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -284,7 +288,7 @@ def make_arguments(params: TrainParams) -> TrainingArguments:
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="epoch",
-        save_strategy="epoch",
+        save_strategy="no" if SHARD in os.environ else "epoch",  # the Trainer cannot resume a sharded model
         load_best_model_at_end=params.patience > 0,
         metric_for_best_model="bits_per_character",
         greater_is_better=False,
@@ -352,7 +356,9 @@ def save_adapter(model: PeftModel, tokenizer: Any, card: dict[str, Any], target:
     """Write the adapter folder aside, then put it in place whole."""
     aside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
+    # Named, or PEFT would gather the base's weights too, which a process alone cannot.
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    model.save_pretrained(aside, state_dict=trained)
     (aside / "README.md").unlink()  # PEFT's empty form
     config = json.loads((aside / "adapter_config.json").read_text(encoding="utf-8"))
     config["target_modules"].sort()  # a set before: its order changes from run to run
@@ -431,8 +437,13 @@ def environment(arguments: TrainingArguments, layout: Layout, model: PreTrainedM
 
 def model_traits(model: PreTrainedModel) -> dict[str, Any]:
     """The base model by its configuration and the first values of every tensor."""
-    weights = {name: weight.flatten()[:8].float().tolist() for name, weight in model.named_parameters()}
+    weights = {name: whole(weight).flatten()[:8].float().tolist() for name, weight in model.named_parameters()}
     return {"config": model.config.to_diff_dict(), "weights": weights}
+
+
+def whole(weight: torch.Tensor) -> torch.Tensor:
+    """The weight itself, gathered where it is spread over the processes."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def name_training(params: TrainParams, facts: dict[str, Any], base: PreTrainedModel, *lessons: Lessons) -> str:
@@ -459,6 +470,8 @@ def check_params(params: TrainParams) -> None:
     """The values must be ones we can keep a promise about."""
     if params.quantize not in ("none", "nf4"):
         raise InputError(f"params.yaml: `train.quantize`: expected none or nf4, got {params.quantize!r}")
+    if SHARD in os.environ and (params.patience or params.quantize != "none"):
+        raise InputError(f"params.yaml: with {SHARD} expected `train.patience: 0` and `train.quantize: none`")
     if params.quantize == "nf4" and not torch.cuda.is_available():
         raise InputError("params.yaml: `train.quantize: nf4` needs an NVIDIA GPU, found none\nhint: set it to none")
     if params.max_steps and params.patience:
@@ -472,7 +485,8 @@ def train(params: TrainParams, dataset: Path, adapter: Path, curves: Path, check
     arguments = make_arguments(params)
     make_deterministic()
     quantize = None if params.quantize == "none" else params.quantize
-    base, tokenizer = load_base(params.base_model, revision=params.revision, quantize=quantize)
+    shards = arguments.world_size if SHARD in os.environ else 1
+    base, tokenizer = load_base(params.base_model, revision=params.revision, quantize=quantize, shards=shards)
     lessons, check = (read_lessons(dataset / f"{split}.jsonl", tokenizer, params.max_length) for split in SPLITS)
     require_turns(lessons, check, params)
     layout = choose_layout(base)
@@ -537,6 +551,8 @@ def main() -> None:
         print(import_module("stages.plan").plan(params, chosen.base or params.base_model, chosen.gpu_gb, DATASET))
         return
     check_params(params)
+    if SHARD in os.environ and not {LAUNCH, "RANK"} & os.environ.keys():
+        raise InputError(f"{SHARD} shares a base out among processes, and there is one\nhint: {LAUNCH} starts more")
     if LAUNCH in os.environ:
         return launch(shlex.split(os.environ[LAUNCH]))
     train(params, DATASET, ADAPTER, CURVES, Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS)

@@ -25,7 +25,20 @@ import stages.train
 from stages.checkpoint import locked, newest, prune, seal
 from stages.params import load_params
 from stages.records import InputError, write_json, write_jsonl
-from stages.train import IGNORE, TrainParams, add_lora, advise, fill, launch, read_lessons, train, write_curves
+from stages.train import (
+    IGNORE,
+    LAUNCH,
+    SHARD,
+    TrainParams,
+    add_lora,
+    advise,
+    check_params,
+    fill,
+    launch,
+    read_lessons,
+    train,
+    write_curves,
+)
 
 ROOT = Path(__file__).parents[1]
 SAID = ("我是高性能的机器人！", "夏生先生，今天吃什么？", "早上好，亚托莉。", "海边的风很舒服。", "嗯……（低下头）")
@@ -352,18 +365,24 @@ def test_killed_at_twenty_moments_and_resumed_gives_the_same_bytes(changes, work
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_gradients_of_one(work, params, tmp_path):
+@pytest.mark.parametrize(("options", "held"), [({}, "100%"), ({SHARD: "1"}, "50%")])
+def test_two_processes_give_the_gradients_of_one(options, held, work, tmp_path):
     script = Path(__file__).parent / "two_processes.py"
     single = [sys.executable, str(script), str(work), str(tmp_path / "one.pt")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    for command, said in (
-        (single, "1 processes, 4 dialogues"),
-        ([*launch, str(script), str(work), str(tmp_path / "two.pt")], "2 processes, 2 dialogues"),
+    for command, added, said in (
+        (single, {}, ("1 processes, 4 dialogues", "100% of the layers held")),
+        (
+            [*launch, str(script), str(work), str(tmp_path / "two.pt")],
+            options,
+            ("2 processes, 2 dialogues", f"{held} of the layers held"),
+        ),
     ):
-        result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        assert said in result.stdout
+        result = subprocess.run(command, env=environment | added, check=True, capture_output=True, text=True)
+        assert all(words in result.stdout for words in said)
     one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+    assert one.keys() == two.keys(), "the frozen weights have no gradient"
     assert max(((one[name] - two[name]).norm() / one[name].norm()).item() for name in one) < 1e-5
 
 
@@ -379,15 +398,28 @@ def launched(work, params, folder, options):
 
 
 @pytest.mark.slow
-def test_the_environment_spreads_the_stage_over_processes(work, params, tmp_path):
+@pytest.mark.parametrize("options", [{}, {SHARD: "1"}])
+def test_the_environment_spreads_the_stage_over_processes(options, work, params, tmp_path):
     params = replace(params, dropout=0.0)
     one, _ = launched(work, params, tmp_path / "one", {})
-    two, said = launched(work, params, tmp_path / "two", {"TRAIN_LAUNCH": "--standalone --nproc-per-node 2"})
+    two, said = launched(work, params, tmp_path / "two", {LAUNCH: "--standalone --nproc-per-node 2"} | options)
     assert said.count("epoch 2:") == 1, "one of them speaks"
     assert one.keys() == two.keys()
     assert max(((one[name] - two[name]).norm() / one[name].norm()).item() for name in one) < 0.02, (
         "rounding, as Adam enlarges it"
     )
+
+
+@pytest.mark.parametrize("values", [{"patience": 1}, {"quantize": "nf4"}])
+def test_what_needs_a_whole_base_is_refused_where_it_is_shared_out(values, params, monkeypatch):
+    monkeypatch.setenv(SHARD, "1")
+    with pytest.raises(InputError, match=f"with {SHARD} expected `train.patience: 0` and `train.quantize: none`"):
+        check_params(replace(params, **values))
+
+
+def test_one_process_alone_shares_nothing_out(work, params, tmp_path):
+    with pytest.raises(AssertionError, match=f"{SHARD} shares a base out among processes, and there is one"):
+        launched(work, params, tmp_path / "one", {SHARD: "1"})
 
 
 def test_a_launch_that_fails_is_told(monkeypatch):

@@ -1,16 +1,19 @@
-"""Run by test_train.py, alone and under accelerate launch: the gradients of the first optimiser step, into a file."""
+"""Run by test_train.py, alone and under torchrun: the gradients of the first optimiser step, into a file."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from stages.base_model import load_base
 from stages.packed import choose_layout, install
 from stages.params import load_params
 from stages.train import (
+    SHARD,
     TrainParams,
     add_lora,
     be_quiet,
@@ -29,6 +32,9 @@ class Capture(TrainerCallback):
         gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
         if args.process_index == 0:
             torch.save(gradients, self.target)
+            layers = [weight for name, weight in model.named_parameters() if "layers." in name and "lora_" not in name]
+            held = sum((weight.to_local() if isinstance(weight, DTensor) else weight).numel() for weight in layers)
+            print(f"{held / sum(weight.numel() for weight in layers):.0%} of the layers held")
         control.should_training_stop = True
 
 
@@ -40,7 +46,8 @@ def main(work, target):
     arguments = make_arguments(params)
     arguments.eval_strategy = arguments.save_strategy = "no"
     arguments.output_dir = str(target.parent / "unused")
-    base, tokenizer = load_base(params.base_model, dtype="float32")
+    shards = arguments.world_size if SHARD in os.environ else 1
+    base, tokenizer = load_base(params.base_model, dtype="float32", shards=shards)
     train = read_lessons(work / "dataset" / "train.jsonl", tokenizer, params.max_length)
     layout = choose_layout(base)
     model = add_lora(base, params)
