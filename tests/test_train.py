@@ -316,6 +316,14 @@ def unsealed(out):
     return [path for path in out.glob("checkpoints/*/checkpoint-*") if not (path / "sealed").exists()]
 
 
+def found(out):
+    """What a kill left behind, in words: `pytest -rP` shows the table of them."""
+    checkpoints = {int(path.name.rpartition("-")[2]): path for path in out.glob("checkpoints/*/checkpoint-*")}
+    sealed = max((step for step, path in checkpoints.items() if (path / "sealed").exists()), default=0)
+    torn = ", ".join(f"of step {step} half written" for step, path in checkpoints.items() if path in unsealed(out))
+    return f"resumes from step {sealed}" + f"; checkpoint {torn}" * bool(torn)
+
+
 def kill(process):
     """Kill it; false if it had ended by itself."""
     process.kill()
@@ -347,17 +355,18 @@ def test_killed_at_twenty_moments_and_resumed_gives_the_same_bytes(changes, work
     started = time.monotonic()
     finish(spawn(work, params, tmp_path / "whole"))
     duration, rng, out = time.monotonic() - started, random.Random(str(changes)), tmp_path / "killed"
-    kills = torn = ended = 0
+    kills = torn = 0
     while kills < 20:
         again = spawn(work, params, out)
         killed = kill_in_a_save(again, out, rng) if rng.random() < 0.5 else kill_after(again, rng.uniform(0, duration))
         kills += killed
         torn += bool(unsealed(out))
+        print(f"kill {kills}: {found(out)}" if killed else "it ended: the same bytes as undisturbed")
         if not killed:
-            ended += 1
             assert written(out) == written(tmp_path / "whole")
     finish(spawn(work, params, out))
     assert written(out) == written(tmp_path / "whole")
+    print(f"{kills} kills, {torn} of them in the write of a checkpoint: the same bytes as undisturbed")
     assert torn >= 4, "too few kills met a checkpoint being written"
 
 
