@@ -85,6 +85,7 @@ NOT_RUN = {  # what a command begins with -> why no test runs it
     "git add dvc.lock params.yaml reports && git commit": OTHERS,
     "git pull && dvc pull models/adapter && make serve": OTHERS,
     "python -m benchmarks.": "takes minutes to hours, and for some the packages of others",
+    "python -m deploy.compare --strategies": "fifteen trainings; what it calls is tested in tests/test_compare.py",
     "make compare OVER=": "twelve trainings; what it calls is tested in tests/test_compare.py",
 }
 
