@@ -156,7 +156,7 @@ def run_llamafactory(job: Job) -> Job:
         **common(job),
         "stage": "sft",
         "do_train": True,
-        "model_name_or_path": job["model"],
+        "model_name_or_path": job["model"] if half else in_fp32(Path(job["model"])),
         "template": "gemma",
         "finetuning_type": "lora",
         "lora_rank": RANK["r"],
@@ -172,6 +172,19 @@ def run_llamafactory(job: Job) -> Job:
     }
     run_exp(settings, callbacks=[timer])
     return result(timer, limit)
+
+
+def in_fp32(model: Path) -> str:
+    """The same model under a configuration of fp32: LLaMA-Factory takes a base's precision from there alone."""
+    folder = CACHE / "fp32"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for file in model.iterdir():
+        (folder / file.name).symlink_to(file)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}), encoding="utf-8")
+    return str(folder)
 
 
 def common(job: Job) -> Job:
