@@ -320,8 +320,8 @@ def found(out):
     """What a kill left behind, in words: `pytest -rP` shows the table of them."""
     checkpoints = {int(path.name.rpartition("-")[2]): path for path in out.glob("checkpoints/*/checkpoint-*")}
     sealed = max((step for step, path in checkpoints.items() if (path / "sealed").exists()), default=0)
-    torn = ", ".join(f"of step {step} half written" for step, path in checkpoints.items() if path in unsealed(out))
-    return f"resumes from step {sealed}" + f"; checkpoint {torn}" * bool(torn)
+    torn = [f"; checkpoint of step {step} half written" for step, path in checkpoints.items() if path in unsealed(out)]
+    return f"resumes from step {sealed}{''.join(torn)}"
 
 
 def kill(process):
