@@ -4,7 +4,8 @@
     python -m benchmarks.train --pairs 5 --dtype fp32
     python -m benchmarks.train --pairs 5 --dtype bf16
 
-Every run is a process of its own: it measures this machine's matrix limit, trains one warm-up step and then the rest.
+Every run is a process of its own: it trains one warm-up step and then the rest. The matrix limit is measured after each
+step, for a second: a shared machine multiplies faster in one minute than in the next, and faster still in bursts.
 Batches are sorted by length, the peers' best setting on a CPU: their padding-free packing wants a GPU's kernels.
 """
 
@@ -33,47 +34,48 @@ Job = dict[str, Any]
 # --- measured in every worker
 
 
-def matrix_flops(dtype: Any, size: int = 2048) -> float:
-    """Floating-point operations a second of large matrix products: the best of some."""
+def matrix_flops(dtype: Any, size: int = 2048, seconds: float = 1.0) -> float:
+    """Floating-point operations a second of large matrix products, kept up for a while."""
     import torch
 
     left, right = (torch.ones(size, size, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(8):
-        start = time.perf_counter()
+    done, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
         left @ right
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times)
+        done += 1
+    return 2 * size**3 * done / spent
 
 
-def make_timer() -> Any:
-    """A callback that notes when each optimiser step ends, and counts the labels of each batch."""
+def make_timer(dtype: Any) -> Any:
+    """A callback that times each optimiser step, counts the labels of each batch, and measures the limit in between."""
     from transformers import TrainerCallback
 
     class Timer(TrainerCallback):
         def __init__(self) -> None:
-            self.ends: list[float] = []
+            self.seconds: list[float] = []
             self.labels: list[int] = []
+            self.limits: list[float] = []
 
         def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
             self.labels = [int((batch["labels"][:, 1:] != -100).sum()) for batch in train_dataloader]
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.ends = self.ends or [time.perf_counter()]
+            self.begun = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.ends.append(time.perf_counter())
+            self.seconds.append(time.perf_counter() - self.begun)
+            self.limits.append(matrix_flops(dtype))
 
     return Timer()
 
 
-def result(timer: Any, limit: float) -> Job:
+def result(timer: Any) -> Job:
     """What the worker prints; the first step is warm-up."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
-        "seconds": timer.ends[-1] - timer.ends[1],
+        "seconds": sum(timer.seconds[1:]),
         "labels": sum(timer.labels[1:STEPS]),
-        "limit": limit,
+        "limit": statistics.mean(timer.limits),
         "peak": peak,
     }
 
@@ -99,16 +101,15 @@ def run_ours(job: Job) -> Job:
     arguments.output_dir, arguments.save_strategy = job["out"], "no"
     arguments.train_sampling_strategy = "sequential"
     base, _ = load_base(job["model"], dtype=job["dtype"])
-    limit = matrix_flops(base.dtype)
     lessons = ours.Lessons([Sample(*sample) for sample in job["samples"]], 0, 0, 0)
     layout = choose_layout(base)
     model = ours.add_lora(base, params)
     install(base)
     trainer = ours.make_trainer(model, layout, params, arguments, lessons, ours.Lessons([], 0, 0, 0))
-    timer = make_timer()
+    timer = make_timer(base.dtype)
     trainer.add_callback(timer)
     ours.fit(trainer, Path(job["out"]) / "train.tsv")
-    return result(timer, limit)
+    return result(timer)
 
 
 def run_trl(job: Job) -> Job:
@@ -120,7 +121,6 @@ def run_trl(job: Job) -> Job:
     from trl import SFTConfig, SFTTrainer
 
     half = job["dtype"] == "bf16"
-    limit = matrix_flops(torch.bfloat16 if half else torch.float32)
     rows = {"input_ids": [ids for ids, _ in job["samples"]], "labels": [labels for _, labels in job["samples"]]}
     config = SFTConfig(
         **common(job),
@@ -131,7 +131,7 @@ def run_trl(job: Job) -> Job:
         train_sampling_strategy="sequential",
         model_init_kwargs={"dtype": "float32"},
     )
-    timer = make_timer()
+    timer = make_timer(torch.bfloat16 if half else torch.float32)
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32),
         args=config,
@@ -141,7 +141,7 @@ def run_trl(job: Job) -> Job:
         callbacks=[timer],
     )
     trainer.train()
-    return result(timer, limit)
+    return result(timer)
 
 
 def run_llamafactory(job: Job) -> Job:
@@ -150,8 +150,7 @@ def run_llamafactory(job: Job) -> Job:
     from llamafactory.train.tuner import run_exp
 
     half = job["dtype"] == "bf16"
-    limit = matrix_flops(torch.bfloat16 if half else torch.float32)
-    timer = make_timer()
+    timer = make_timer(torch.bfloat16 if half else torch.float32)
     settings = {
         **common(job),
         "stage": "sft",
@@ -171,7 +170,7 @@ def run_llamafactory(job: Job) -> Job:
         "bf16": half,
     }
     run_exp(settings, callbacks=[timer])
-    return result(timer, limit)
+    return result(timer)
 
 
 def in_fp32(model: Path) -> str:

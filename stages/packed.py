@@ -1,7 +1,7 @@
 """Dialogues through a language model without waste: one row, no padding, the head on supervised positions alone.
 
 In: a batch as `collate` makes it. Out: the summed cross-entropy of the supervised tokens, which `install` makes the
-model's forward give. Logits live a few rows at a time, and never reach autograd: the head is frozen.
+model's forward give.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from stages.head import label_losses
+
 IGNORE = -100
-CHUNK_BYTES = 2**27  # fp32 logits alive at once: 128 rows of a 262,144 vocabulary; fewer are slower, more hardly faster
+MOST_QUERIES = 256  # of one matrix of scores: more of it would be hidden by the causal mask, and computed for nothing
 MOST_SCORES = 2**24  # on a CPU, plain matrices below this size are 1.2 (fp32) to 4 times (bf16) as fast as SDPA
 Batch = dict[str, Any]
 
@@ -121,6 +123,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale
         plain = new == total <= (window or total)
         mask = None if plain else _seen(new, total, window, query.device)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=plain, scale=scale)
+    if new > MOST_QUERIES:
+        half, seen = new // 2, total - new + new // 2
+        first = _attend(query[:, :, :half], key[:, :, :seen], value[:, :, :seen], window, scale)
+        return torch.cat((first, _attend(query[:, :, half:], key, value, window, scale)), 2)
     seen = _seen(new, total, window, query.device)
     bias = query.new_zeros(new, total).masked_fill_(~seen, -torch.inf)
     folded = (query * scale).reshape(1, groups, fold * new, size)  # heads that share a key, as rows of one matrix
@@ -138,65 +144,10 @@ def _seen(new: int, total: int, window: int | None, device: torch.device) -> Ten
 # --- loss
 
 
-class HeadLoss(torch.autograd.Function):
-    """Summed cross-entropy of `softcap(hidden @ weight.T + bias)`, with its gradient for hidden alone.
-
-    Both come from one pass over the logits, a chunk of rows at a time, so that they are computed once and never kept.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, cap: float | None
-    ) -> Tensor:
-        """hidden [rows, width], weight [vocabulary, width], labels [rows]; the sum is fp32 (fp64 for fp64)."""
-        exact = torch.promote_types(hidden.dtype, torch.float32)
-        total = torch.zeros((), dtype=exact, device=hidden.device)
-        gradient = torch.empty_like(hidden) if hidden.requires_grad else None
-        rows = min(hidden.shape[0], max(1, CHUNK_BYTES // (4 * weight.shape[0])))
-        # One pair of buffers for all chunks: fresh memory of this size costs as much as the arithmetic.
-        logits = hidden.new_empty(rows, weight.shape[0])
-        scores = logits if exact == hidden.dtype else logits.to(exact)
-        for start in range(0, hidden.shape[0], rows or 1):
-            part = slice(start, start + rows)
-            at = torch.arange(hidden[part].shape[0], device=hidden.device), labels[part]
-            z, p = logits[: len(at[0])], scores[: len(at[0])]
-            slope = _fill(p, torch.mm(hidden[part], weight.T, out=z), bias, cap)
-            total -= torch.log_softmax(p, -1, out=p)[at].sum()
-            if gradient is not None:
-                p.exp_()[at] -= 1
-                p = p if slope is None else p.mul_(slope)
-                torch.mm(p if p is z else z.copy_(p), weight, out=gradient[part])
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad.to(gradient.dtype), None, None, None, None
-
-
-def _fill(scores: Tensor, logits: Tensor, bias: Tensor | None, cap: float | None) -> Tensor | None:
-    """Put the finished logits into scores; the derivative of the soft cap, where there is one."""
-    if scores.dtype != logits.dtype:
-        scores.copy_(logits)
-    if bias is not None:
-        scores += bias
-    if cap is None:
-        return None
-    scores.div_(cap).tanh_()
-    slope = 1 - scores.square()
-    scores.mul_(cap)
-    return slope
-
-
 def head_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
     """Summed loss of hidden [batch, tokens, width] against labels [batch, tokens]; position i predicts label i + 1."""
-    head = model.get_output_embeddings()
     rows = labels[:, 1:] != IGNORE
-    config = model.config.get_text_config()
-    chosen = hidden[:, :-1][rows].to(head.weight.dtype) / getattr(config, "logits_scaling", 1)
-    cap = getattr(config, "final_logit_softcapping", None)
-    return HeadLoss.apply(chosen, head.weight, getattr(head, "bias", None), labels[:, 1:][rows], cap)
+    return label_losses(model, hidden[:, :-1][rows], labels[:, 1:][rows]).sum()
 
 
 # --- the model

@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stages import baichuan
 from stages.base_model import find_device, find_dtype, find_folder, load_tokenizer
-from stages.packed import CHUNK_BYTES, IGNORE, PACKED, Sample, pack, packable, pad
+from stages.packed import IGNORE, PACKED, Sample, pack, packable, pad
 from stages.train import TrainParams, add_lora, read_lessons
 
 NF4_BYTES = 0.53  # a weight: half a byte, and the scales of its block
@@ -145,15 +145,14 @@ def row(model: PeftModel, text: Text, params: TrainParams, ways: list[Way], room
 
 
 def peak_bytes(model: PeftModel, text: Text, params: TrainParams, way: Way, device: str) -> float:
-    """Weights, optimiser, what the longest row's backward pass holds, the head's buffers."""
+    """Weights, optimiser, what the longest row's backward pass holds."""
     collate = pack if packable(model.get_base_model()) else pad
     batch = collate(text.samples[: params.batch_size // way.accumulation])
     layers = model.config.get_text_config().num_hidden_layers
     held = activation_bytes(model, batch, fused=device == "cuda")
     width = model.config.get_text_config().hidden_size * model.dtype.itemsize * batch["labels"].numel()
     activations = held / layers + layers * width if way.checkpointing else held
-    rounding = 1 + (model.dtype.itemsize == 2) / 2
-    return weight_bytes(model, way) + activations + held / layers + CHUNK_BYTES * rounding + RUNTIME.get(device, 1e9)
+    return weight_bytes(model, way) + activations + held / layers + RUNTIME.get(device, 1e9)
 
 
 def weight_bytes(model: PeftModel, way: Way) -> float:

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from stages.attention import masks, plain
+from stages.head import label_losses
 
 IGNORE = -100
 ROW_TOKENS = 512  # a packed row's size: the attention's cost grows with its square
-HEAD_BYTES = 2**26  # fp32 logits alive at once: 64 rows of a 262,144 vocabulary
 
 
 class Branch(NamedTuple):
@@ -130,9 +130,10 @@ def score_row(model: Any, prefix: Prefix, trees: Sequence[Tree]) -> list[Scores]
     hidden = run_row(model, prefix, owners, tokens)
     wanted = [i for i, token in enumerate(tokens) if token.label != IGNORE]
     values = [0.0] * len(tokens)
-    found = log_probabilities(model, hidden[[tokens[i].before for i in wanted]], [tokens[i].label for i in wanted])
-    for i, value in zip(wanted, found, strict=True):
-        values[i] = value
+    labels = torch.tensor([tokens[i].label for i in wanted], device=hidden.device)
+    losses = label_losses(model, hidden[[tokens[i].before for i in wanted]], labels)
+    for i, loss in zip(wanted, losses.tolist(), strict=True):
+        values[i] = -loss
     return list(_gather(trees, values, prefix.length))
 
 
@@ -167,20 +168,6 @@ def run_row(model: Any, prefix: Prefix, owners: Sequence[int], tokens: Sequence[
         use_cache=prefix.length > 0,
     )
     return output.last_hidden_state[0]
-
-
-def log_probabilities(model: Any, hidden: Tensor, labels: Sequence[int]) -> list[float]:
-    """log p of each label after its hidden state [labels, width], a few rows of logits at a time."""
-    head = model.get_output_embeddings()
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    wanted = torch.tensor(labels, device=hidden.device)
-    size = max(1, HEAD_BYTES // (4 * head.weight.shape[0]))
-    parts = []
-    for states, target in zip(hidden.split(size), wanted.split(size), strict=True):
-        logits = head(states / getattr(model.config.get_text_config(), "logits_scaling", 1)).float()
-        logits = logits if cap is None else torch.tanh(logits / cap) * cap
-        parts.append(logits.gather(1, target[:, None])[:, 0] - torch.logsumexp(logits, -1))
-    return torch.cat(parts).tolist() if parts else []
 
 
 def _gather(trees: Sequence[Tree], values: list[float], shared: int) -> Iterator[Scores]:

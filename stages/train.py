@@ -47,6 +47,7 @@ from stages.base_model import find_device, load_base, lora_targets
 from stages.checkpoint import discard, fingerprint, locked, newest, prune, seal
 from stages.cli import end_with_dvc, run
 from stages.conversation import label_ids, split_long
+from stages.lora import add_in_place
 from stages.packed import IGNORE, Layout, Sample, choose_layout, install
 from stages.params import load_params
 from stages.records import InputError, write_json
@@ -328,6 +329,7 @@ def add_lora(model: PreTrainedModel, params: TrainParams) -> PeftModel:
         use_dora=params.dora,
     )
     adapted = get_peft_model(model, config)
+    add_in_place(adapted)
     # The embeddings are as they were; PEFT would ask the hub whether they are, at each checkpoint.
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted

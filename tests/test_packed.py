@@ -15,7 +15,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from stages import packed
+from stages import head, packed
 from stages.packed import IGNORE, Sample, choose_layout, install
 
 SIZES = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
@@ -79,10 +79,16 @@ def gradients(model, loss):
 
 @pytest.mark.parametrize(("config", "expected"), LAYOUT.values(), ids=LAYOUT)
 @pytest.mark.parametrize("opening", [(), (5, 6, 7, 8, 9, 10, 11, 12)], ids=["no opening", "shared opening"])
-@pytest.mark.parametrize("limits", [(2**27, 2**24), (97 * 4 * 3, 0)], ids=["large", "small"])
+@pytest.mark.parametrize(
+    "limits",
+    [(2**24, 1024, 2**24, 256), (97 * 4 * 3, 5, 0, 256), (97 * 4 * 3, 5, 2**24, 3)],
+    ids=["large", "small", "halved"],
+)
 def test_gradients_in_fp32_are_those_of_plain_transformers_in_fp64(config, expected, limits, opening, monkeypatch):
-    monkeypatch.setattr(packed, "CHUNK_BYTES", limits[0])  # small: many chunks
-    monkeypatch.setattr(packed, "MOST_SCORES", limits[1])  # small: through SDPA
+    monkeypatch.setattr(head, "BLOCK_BYTES", limits[0])  # small: many blocks of the vocabulary
+    monkeypatch.setattr(head, "FEWEST", limits[1])
+    monkeypatch.setattr(packed, "MOST_SCORES", limits[2])  # small: through SDPA
+    monkeypatch.setattr(packed, "MOST_QUERIES", limits[3])  # small: in halves of halves
     model, samples = make(config), list(dialogues(opening=opening))
     reference = copy.deepcopy(model).double()
     reference.set_attn_implementation("eager")
