@@ -31,7 +31,7 @@ RUN_BY = {  # command -> the test that runs it
     "python -m deploy.remote check --repair": (
         "tests/test_remote.py::test_lost_and_corrupted_objects_are_named_and_healed"
     ),
-    "python -m tests.readme_figures": "tests/test_readme.py::test_the_figures_are_those_of_the_committed_metrics",
+    "python -m tests.readme_figures": "tests/test_readme.py::test_the_figures_are_those_of_the_metrics_beside_them",
     "python -m tests.compatibility": "tests/test_families.py::test_the_tables_of_the_readme_hold",
     "python -m stages.train --plan --base Qwen/Qwen3-4B --gpu-gb 24": (
         "tests/test_plan.py::test_a_plan_is_made_without_weights_and_says_what_does_not_fit"
