@@ -31,7 +31,7 @@ class HeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, cap: float | None
     ) -> Tensor:
-        """hidden [rows, width], weight [vocabulary, width], bias [vocabulary], labels [rows]; fp32, of fp64 fp64."""
+        """hidden [rows, width], weight [vocabulary, width]; the losses are fp64 for fp64, else fp32."""
         exact = torch.promote_types(hidden.dtype, torch.float32)
         own = weight[labels].to(exact)
         own_bias = None if bias is None else bias[labels, None]

@@ -130,7 +130,7 @@ def score_row(model: Any, prefix: Prefix, trees: Sequence[Tree]) -> list[Scores]
     hidden = run_row(model, prefix, owners, tokens)
     wanted = [i for i, token in enumerate(tokens) if token.label != IGNORE]
     values = [0.0] * len(tokens)
-    labels = torch.tensor([tokens[i].label for i in wanted], device=hidden.device)
+    labels = torch.tensor([tokens[i].label for i in wanted], dtype=torch.long, device=hidden.device)
     losses = label_losses(model, hidden[[tokens[i].before for i in wanted]], labels)
     for i, loss in zip(wanted, losses.tolist(), strict=True):
         values[i] = -loss

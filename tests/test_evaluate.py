@@ -258,6 +258,11 @@ def test_packed_trees_score_as_single_passes_do(character):
     assert flat(score(model, trees)) == pytest.approx(flat(plain), abs=1e-4)
 
 
+def test_a_tree_that_asks_for_nothing_scores_nothing(character):
+    tree = Tree(START, [IGNORE] * len(START))
+    assert score(character.model.get_base_model(), [tree]) == [Scores([0.0] * len(START), [])]
+
+
 def test_rows_hold_every_tree_once(character):
     trees = list(random_trees(300))
     found = list(rows(trees, len(START)))
