@@ -3,9 +3,11 @@
     python -m benchmarks.plan
 
 Three sizes of the embedded model's family with random weights, each with gradient checkpointing and without; two
-steps on the longest dialogues of the train split, in a process of its own.
+steps on the longest dialogues of the train split, in a process of its own. The plan counts what is alive; glibc keeps
+freed pieces besides, so each is measured again with `RETURNED`, under which it returns them at once.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,11 +15,11 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.train import BATCH, measure
+from benchmarks.train import BATCH, Job, measure
 from stages.base_model import embedded_folder, find_device, find_dtype, load_tokenizer
 from stages.packed import Sample
 from stages.params import load_params
-from stages.plan import Text, Way, peak_bytes, skeleton
+from stages.plan import RETURNED, Text, Way, peak_bytes, skeleton
 from stages.train import DATASET, TrainParams, read_lessons
 
 SIZES = ((384, 8), (640, 18), (1024, 26))  # width and layers; the second is the embedded model's
@@ -41,8 +43,8 @@ def longest() -> list[Sample]:
     return sorted(lessons.samples, key=lambda sample: -len(sample.ids))[: STEPS * BATCH]
 
 
-def compare(base: str, samples: list[Sample]) -> Iterator[tuple[float, float, bool]]:
-    """Planned bytes, measured bytes, and whether with gradient checkpointing."""
+def compare(base: str, samples: list[Sample]) -> Iterator[tuple[bool, float, float, float]]:
+    """With gradient checkpointing or without; bytes planned, measured, and measured with freed pieces returned."""
     dtype = find_dtype("auto", find_device())
     for checkpointing in (False, True):
         params = load_params("train", TrainParams)
@@ -51,19 +53,26 @@ def compare(base: str, samples: list[Sample]) -> Iterator[tuple[float, float, bo
         planned = peak_bytes(model, Text(samples, 0, 0), params, Way("none", checkpointing, 1), "cpu")
         changes = {"gradient_checkpointing": checkpointing, "revision": None}
         job = {"model": base, "samples": samples, "dtype": "auto", "changes": changes}
-        yield planned, measure("ours", job)["peak"], checkpointing
+        yield checkpointing, planned, *(measure_under(tunables, job) for tunables in ("", RETURNED))
+
+
+def measure_under(tunables: str, job: Job) -> float:
+    """Peak bytes of our trainer with glibc set so."""
+    os.environ["GLIBC_TUNABLES"] = tunables
+    return measure("ours", job)["peak"]
 
 
 def main() -> None:
     samples = longest()
-    print(f"{'width x layers':<16}{'checkpointing':<15}{'planned GB':>11}{'measured GB':>13}{'ratio':>8}")
+    heads = ("planned GB", "measured", "ratio", "returned", "ratio")
+    print(f"{'width x layers':<16}{'checkpointing':<15}" + "".join(f"{head:>11}" for head in heads))
     for width, layers in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             base = make_base(width, layers, Path(folder))
-            for planned, measured, checkpointing in compare(base, samples):
-                size = f"{width} x {layers}"
-                figures = f"{planned / 1e9:>11.2f}{measured / 1e9:>13.2f}{planned / measured:>8.2f}"
-                print(f"{size:<16}{str(checkpointing).lower():<15}{figures}", flush=True)
+            for checkpointing, planned, kept, returned in compare(base, samples):
+                figures = (planned / 1e9, kept / 1e9, planned / kept, returned / 1e9, planned / returned)
+                row = "".join(f"{figure:>11.2f}" for figure in figures)
+                print(f"{f'{width} x {layers}':<16}{str(checkpointing).lower():<15}{row}", flush=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,12 @@ from stages.train import TrainParams, add_lora, read_lessons
 NF4_BYTES = 0.53  # a weight: half a byte, and the scales of its block
 LORA_BYTES = 16  # a weight: itself, its gradient, two moments, all fp32
 RUNTIME = {"cpu": 0.9e9, "cuda": 0.8e9}  # libraries, allocator, kernels
+RETURNED = "glibc.malloc.mmap_threshold=1048576"  # freed memory is given back at once, and fetched anew
 SHARE = {2: 0.50, 4: 0.62}  # of the matrix limit that training reached on a CPU, by bytes of a weight
+KEPT = (
+    f"these peaks are what is in use; glibc keeps freed memory too, with gradient_checkpointing half as much again:\n"
+    f"GLIBC_TUNABLES={RETURNED} gives it back, for about a quarter more time"
+)
 ASSUMED_GPU_FLOPS = 100e12  # for a GPU that is not here
 ASSUMED_DIALOGUES = 150, 350, 0.25  # samples, tokens each, share supervised: where there is no data set yet
 
@@ -61,6 +66,8 @@ def plan(params: TrainParams, base: str, gpu_gb: float | None, dataset: Path) ->
     lines += [f"memory: {room / 1e9:.1f} GB {'on that GPU' if gpu_gb else f'here ({device})'}"]
     lines += ["", "quantize  gradient_checkpointing  TRAIN_ACCUMULATION  peak GB"]
     lines += [row(model, text, params, ways, room, device) for ways in settings(params, device)]
+    if device == "cpu":
+        lines += ["", KEPT]
     return "\n".join([*lines, "", expected_time(model, text, params, device, dtype, gpu_gb is not None)])
 
 

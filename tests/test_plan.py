@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
+from stages.base_model import find_device
 from stages.packed import IGNORE, Sample, choose_layout, install, pack
 from stages.params import load_params
-from stages.plan import Text, Way, activation_bytes, peak_bytes, plan, read_text
+from stages.plan import RETURNED, Text, Way, activation_bytes, peak_bytes, plan, read_text
 from stages.train import TrainParams, add_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # PEFT 0.21 asks by the old name
@@ -77,3 +78,11 @@ def test_a_plan_is_made_without_weights_and_says_what_does_not_fit(params, tmp_p
 def test_without_a_data_set_an_epoch_of_the_usual_size_is_assumed(params, tmp_path):
     text = read_text("unused", params, tmp_path)
     assert len(text.samples) == 150 and text.tokens == 150 * 350
+
+
+def test_on_a_cpu_the_plan_says_what_the_allocator_keeps(params, tmp_path):
+    TINY.save_pretrained(tmp_path / "base")
+    here = replace(params, base_model=str(tmp_path / "base"))
+    assert "glibc keeps freed memory too" not in plan(here, here.base_model, 24.0, tmp_path)
+    if find_device().type == "cpu":
+        assert f"GLIBC_TUNABLES={RETURNED}" in plan(here, here.base_model, None, tmp_path)
