@@ -6,6 +6,7 @@ Replies come in batches: what all conversations begin with is computed once, and
 import copy
 import json
 import random
+import warnings
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,7 +116,9 @@ def load_character(folder: Path | str) -> Character:
     base, tokenizer = load_base(card["base_model"], revision=card["revision"], dtype=dtype)
     tokenizer.chat_template = (folder / TEMPLATE).read_text(encoding="utf-8")
     try:
-        model = PeftModel.from_pretrained(base, str(folder))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # by PEFT 0.21
+            model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{folder}: expected an adapter for {card['base_model']}, got: {error}") from error
     return Character(model.eval(), tokenizer, card)

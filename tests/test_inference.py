@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,13 @@ def test_generation_stops_with_its_last_reply(character):
 
 
 # --- loading
+
+
+def test_loading_says_nothing_of_its_libraries_to_come(folder, monkeypatch):
+    allow_base(monkeypatch, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        load_character(folder)
 
 
 def test_an_adapter_for_another_base_is_refused(folder, tmp_path, monkeypatch):
