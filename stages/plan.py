@@ -28,7 +28,7 @@ RUNTIME = {"cpu": 0.9e9, "cuda": 0.8e9}  # libraries, allocator, kernels
 RETURNED = "glibc.malloc.mmap_threshold=1048576"  # freed memory is given back at once, and fetched anew
 SHARE = {2: 0.50, 4: 0.62}  # of the matrix limit that training reached on a CPU, by bytes of a weight
 KEPT = (
-    "these peaks are what is in use; glibc keeps freed memory too, with gradient_checkpointing half as much again:\n"
+    "these peaks are what is in use; glibc keeps freed memory too, a fifth more, with gradient_checkpointing half:\n"
     f"GLIBC_TUNABLES={RETURNED} gives it back, for about a quarter more time"
 )
 ASSUMED_GPU_FLOPS = 100e12  # for a GPU that is not here
