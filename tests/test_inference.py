@@ -215,7 +215,7 @@ def test_generation_stops_with_its_last_reply(character):
 # --- loading
 
 
-def test_loading_says_nothing_of_its_libraries_to_come(folder, monkeypatch):
+def test_loading_gives_no_future_warning(folder, monkeypatch):
     allow_base(monkeypatch, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
