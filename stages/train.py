@@ -289,7 +289,7 @@ def make_arguments(params: TrainParams) -> TrainingArguments:
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="epoch",
-        save_strategy="no" if SHARD in os.environ else "epoch",  # the Trainer cannot resume a sharded model
+        save_strategy="epoch",
         load_best_model_at_end=params.patience > 0,
         metric_for_best_model="bits_per_character",
         greater_is_better=False,
@@ -341,6 +341,8 @@ def make_trainer(
     """A quiet Trainer over both splits."""
     if not check.samples:
         arguments.eval_strategy = "no"
+    # The Trainer refuses to save the optimiser of a sharded model; here it is the adapter's, whole in every process.
+    arguments.save_only_model = SHARD in os.environ
     trainer = DialogueTrainer(
         model=model,
         args=arguments,
@@ -349,6 +351,7 @@ def make_trainer(
         eval_dataset=check,
         callbacks=[Keeper(params.patience, -(-len(train.samples) // params.batch_size))],
     )
+    arguments.save_only_model = False
     trainer.model_accepts_loss_kwargs = True  # counts the labels of the whole optimiser batch for compute_loss
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -472,8 +475,8 @@ def check_params(params: TrainParams) -> None:
     """The values must be ones we can keep a promise about."""
     if params.quantize not in ("none", "nf4"):
         raise InputError(f"params.yaml: `train.quantize`: expected none or nf4, got {params.quantize!r}")
-    if SHARD in os.environ and (params.patience or params.quantize != "none"):
-        raise InputError(f"params.yaml: with {SHARD} expected `train.patience: 0` and `train.quantize: none`")
+    if SHARD in os.environ and params.quantize != "none":
+        raise InputError(f"params.yaml: `train.quantize`: with {SHARD} expected none, got {params.quantize}")
     if params.quantize == "nf4" and not torch.cuda.is_available():
         raise InputError("params.yaml: `train.quantize: nf4` needs an NVIDIA GPU, found none\nhint: set it to none")
     if params.max_steps and params.patience:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -13,6 +14,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -22,7 +24,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3TextConfig, PreTrainedTokenizerFast
 
 import stages.train
+from stages.base_model import load_base
 from stages.checkpoint import locked, newest, prune, seal
+from stages.packed import choose_layout, install
 from stages.params import load_params
 from stages.records import InputError, write_json, write_jsonl
 from stages.train import (
@@ -41,6 +45,8 @@ from stages.train import (
 )
 
 ROOT = Path(__file__).parents[1]
+EARLY = {"patience": 1, "learning_rate": 0.3, "epochs": 30}
+TWO = {LAUNCH: "--standalone --nproc-per-node 2"}
 SAID = ("我是高性能的机器人！", "夏生先生，今天吃什么？", "早上好，亚托莉。", "海边的风很舒服。", "嗯……（低下头）")
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
@@ -195,12 +201,29 @@ def test_gradient_checkpointing_changes_no_byte(work, params, tmp_path):
     assert written(tmp_path / "without") == written(tmp_path / "with")
 
 
+def validation_bits(curves):
+    """The column of bits a character, the base model's first."""
+    rows = [line.split("\t") for line in curves.read_text().splitlines()[1:]]
+    return [float(row[3]) for row in rows if row[3]]
+
+
+def bits_of(adapter, work):
+    """What a written adapter reaches, in one process and without the Trainer."""
+    base, tokenizer = load_base(str(work / "base"))
+    check = read_lessons(work / "dataset" / "validation.jsonl", tokenizer, 2048)
+    layout = choose_layout(base)
+    model = PeftModel.from_pretrained(base, adapter)
+    install(base)
+    with torch.no_grad():
+        return model(**layout.collate(check.samples))["loss"].item() / math.log(2) / check.characters
+
+
 def test_patience_stops_early_and_keeps_the_best_epoch(work, params, tmp_path):
-    run(work, replace(params, epochs=30, learning_rate=0.3, patience=1), tmp_path)
-    rows = [line.split("\t") for line in (tmp_path / "train.tsv").read_text().splitlines()[1:]]
-    bits = [float(row[3]) for row in rows if row[3]]
+    run(work, replace(params, **EARLY), tmp_path)
+    bits = validation_bits(tmp_path / "train.tsv")
     assert len(bits) < 31 and bits[-1] > min(bits)
     assert bits.index(min(bits)) == len(bits) - 2
+    assert abs(bits_of(tmp_path / "adapter", work) - min(bits)) < 2e-6 < bits[-1] - min(bits)
 
 
 # --- data
@@ -227,7 +250,7 @@ def test_a_turn_that_fits_in_no_sample_is_counted_as_lost(work):
 
 
 def test_samples_are_filled_to_whole_batches():
-    assert [len(sample.ids) for sample in fill(["x" and stages.train.Sample([1], [1])] * 5, 4)] == [1] * 5 + [0] * 3
+    assert [len(sample.ids) for sample in fill([stages.train.Sample([1], [1])] * 5, 4)] == [1] * 5 + [0] * 3
 
 
 def test_the_adviser_warns_of_more_epochs_than_small_texts_stood(params):
@@ -395,15 +418,21 @@ def test_two_processes_give_the_gradients_of_one(options, held, work, tmp_path):
     assert max(((one[name] - two[name]).norm() / one[name].norm()).item() for name in one) < 1e-5
 
 
-def launched(work, params, folder, options):
-    """The adapter that `python -m stages.train` writes in a folder of its own, and what it said."""
-    shutil.copytree(work / "dataset", folder / "processed" / "dataset")
+def start(work, params, folder, options):
+    """`python -m stages.train` under way, in a folder of its own."""
+    shutil.copytree(work / "dataset", folder / "processed" / "dataset", dirs_exist_ok=True)
     YAML().dump({"train": asdict(params)}, folder / "params.yaml")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | options
     command = [sys.executable, "-m", "stages.train"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return load_file(folder / "models" / "adapter" / "adapter_model.safetensors"), done.stdout + done.stderr
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def launched(work, params, folder, options):
+    """The adapter that it writes, and what it said."""
+    process = start(work, params, folder, options)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    return load_file(folder / "models" / "adapter" / "adapter_model.safetensors"), said
 
 
 @pytest.mark.slow
@@ -411,7 +440,7 @@ def launched(work, params, folder, options):
 def test_the_environment_spreads_the_stage_over_processes(options, work, params, tmp_path):
     params = replace(params, dropout=0.0)
     one, _ = launched(work, params, tmp_path / "one", {})
-    two, said = launched(work, params, tmp_path / "two", {LAUNCH: "--standalone --nproc-per-node 2"} | options)
+    two, said = launched(work, params, tmp_path / "two", TWO | options)
     assert said.count("epoch 2:") == 1, "one of them speaks"
     assert one.keys() == two.keys()
     assert max(((one[name] - two[name]).norm() / one[name].norm()).item() for name in one) < 0.02, (
@@ -419,11 +448,30 @@ def test_the_environment_spreads_the_stage_over_processes(options, work, params,
     )
 
 
-@pytest.mark.parametrize("values", [{"patience": 1}, {"quantize": "nf4"}])
-def test_what_needs_a_whole_base_is_refused_where_it_is_shared_out(values, params, monkeypatch):
+@pytest.mark.slow
+@pytest.mark.parametrize(("options", "changes"), [({}, {}), ({SHARD: "1"}, {}), ({SHARD: "1"}, EARLY)])
+def test_two_processes_killed_and_resumed_give_the_same_bytes(options, changes, work, params, tmp_path):
+    params, options, out = replace(params, **({"epochs": 4} | changes)), TWO | options, tmp_path / "killed"
+    launched(work, params, tmp_path / "whole", options)
+    process = start(work, params, out, options)
+    while not list(out.glob("checkpoints/*/checkpoint-*/sealed")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
+        victim.kill()
+    process.communicate()
+    _, said = launched(work, params, out, options)
+    assert "epoch 0:" not in said, "it began anew"
+    files = ("models/adapter/adapter_model.safetensors", "reports/train.tsv")
+    assert all((out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in files)
+    best = min(validation_bits(out / files[1])[-1 - params.patience :])
+    assert abs(bits_of(out / "models" / "adapter", work) - best) < 2e-6
+
+
+def test_a_base_that_is_shared_out_is_not_quantised(params, monkeypatch):
     monkeypatch.setenv(SHARD, "1")
-    with pytest.raises(InputError, match=f"with {SHARD} expected `train.patience: 0` and `train.quantize: none`"):
-        check_params(replace(params, **values))
+    with pytest.raises(InputError, match=f"with {SHARD} expected none, got nf4"):
+        check_params(replace(params, quantize="nf4"))
 
 
 def test_one_process_alone_shares_nothing_out(work, params, tmp_path):
