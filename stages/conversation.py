@@ -36,10 +36,10 @@ WORD_JOINER = "\u2060"
 
 
 class Split(NamedTuple):
-    """Samples `(ids, supervised)` of one dialogue, and how many learn turns fit in none."""
+    """Samples `(ids, supervised)` of one dialogue, and the learn turns that fit in none."""
 
     samples: list[Sample]
-    lost: int
+    lost: list[str]
 
 
 class Piece(NamedTuple):
@@ -124,11 +124,12 @@ def split_long(tokenizer: Any, messages: Sequence[Message], max_length: int) -> 
     """
     whole = encode_supervised(tokenizer, messages)
     if len(whole[0]) <= max_length:
-        return Split([whole], 0)
+        return Split([whole], [])
     system, rounds = _rounds(messages)
     size = _sizes(tokenizer, system, rounds)
     samples: list[Sample] = []
-    lost, start = 0, 0
+    lost: list[str] = []
+    start = 0
     while start < len(rounds):
         ends, firsts = range(start + 1, len(rounds) + 1), range(start, -1, -1)
         end = _last(ends, (size(start, end) for end in ends), max_length // 2 if start else max_length)
@@ -138,7 +139,7 @@ def split_long(tokenizer: Any, messages: Sequence[Message], max_length: int) -> 
             first, end = (first + 1, end) if first < start else (first, end - 1)
             sample = _window(tokenizer, system, rounds, first, start, end)
         if len(sample[0]) > max_length:
-            lost += sum(message["role"] == "assistant" and message.get("learn", True) for message in rounds[start])
+            lost += [m["content"] for m in rounds[start] if m["role"] == "assistant" and m.get("learn", True)]
         elif any(sample[1]):
             samples.append(sample)
         start = end

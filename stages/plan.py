@@ -27,10 +27,13 @@ LORA_BYTES = 16  # a weight: itself, its gradient, two moments, all fp32
 RUNTIME = {"cpu": 0.9e9, "cuda": 0.8e9}  # libraries, allocator, kernels
 RETURNED = "glibc.malloc.mmap_threshold=1048576"  # freed memory is given back at once, and fetched anew
 SHARE = {2: 0.50, 4: 0.62}  # of the matrix limit that training reached on a CPU, by bytes of a weight
-KEPT = (
-    "these peaks are what is in use; glibc keeps freed memory too, a fifth more, with gradient_checkpointing half:\n"
+KEPT = {False: 0.2, True: 0.5}  # freed memory that glibc keeps, to that in use, without and with checkpointing
+ON_A_CPU = (
+    f"these peaks are what is in use; glibc keeps freed memory too, {KEPT[False]:.0%} more, with "
+    f"gradient_checkpointing {KEPT[True]:.0%}:\n"
     f"GLIBC_TUNABLES={RETURNED} gives it back, for about a quarter more time"
 )
+FILL = 0.95  # of the memory, at most
 ASSUMED_GPU_FLOPS = 100e12  # for a GPU that is not here
 ASSUMED_DIALOGUES = 150, 350, 0.25  # samples, tokens each, share supervised: where there is no data set yet
 
@@ -67,7 +70,7 @@ def plan(params: TrainParams, base: str, gpu_gb: float | None, dataset: Path) ->
     lines += ["", "quantize  gradient_checkpointing  TRAIN_ACCUMULATION  peak GB"]
     lines += [row(model, text, params, ways, room, device) for ways in settings(params, device)]
     if device == "cpu":
-        lines += ["", KEPT]
+        lines += ["", ON_A_CPU]
     return "\n".join([*lines, "", expected_time(model, text, params, device, dtype, gpu_gb is not None)])
 
 
@@ -144,11 +147,18 @@ def row(model: PeftModel, text: Text, params: TrainParams, ways: list[Way], room
     """The fewest accumulation steps that fit, or that none does."""
     for way in ways:
         peak = peak_bytes(model, text, params, way, device)
-        if peak <= 0.95 * room:
+        if peak <= FILL * room:
             break
-    verdict = "" if peak <= 0.95 * room else "  does not fit"
     flag = str(way.checkpointing).lower()
-    return f"{way.quantize:<10}{flag:<24}{way.accumulation:<20}{peak / 1e9:.1f}{verdict}"
+    return f"{way.quantize:<10}{flag:<24}{way.accumulation:<20}{peak / 1e9:.1f}{verdict(peak, way, room, device)}"
+
+
+def verdict(peak: float, way: Way, room: float, device: str) -> str:
+    """What stands in the way, if anything does."""
+    if peak > FILL * room:
+        return "  does not fit"
+    kept = KEPT[way.checkpointing] if device == "cpu" else 0
+    return "" if peak * (1 + kept) <= FILL * room else "  fits if freed memory is given back (below)"
 
 
 def peak_bytes(model: PeftModel, text: Text, params: TrainParams, way: Way, device: str) -> float:

@@ -48,6 +48,7 @@ from stages.checkpoint import discard, fingerprint, locked, newest, prune, seal
 from stages.cli import end_with_dvc, run
 from stages.conversation import label_ids, split_long
 from stages.lora import add_in_place
+from stages.norm import derive_norms
 from stages.packed import IGNORE, Layout, Sample, choose_layout, install
 from stages.params import load_params
 from stages.records import InputError, write_json
@@ -96,7 +97,7 @@ class TrainParams:
 
 @dataclass(frozen=True)
 class Lessons:
-    """One split, encoded: its samples, and what is counted while they are made."""
+    """One split, encoded: its samples, all turns to learn, those lost to `max_length`, the characters of the others."""
 
     samples: list[Sample]
     turns: int
@@ -124,11 +125,11 @@ def read_lessons(path: Path, tokenizer: Any, max_length: int) -> Lessons:
     samples, learned, lost, characters = [], 0, 0, 0
     for messages in _read(path):
         replies = [m["content"] for m in messages if m["role"] == "assistant" and m["learn"] is not False]
-        split = split_long(tokenizer, messages, max_length) if replies else None
+        parts, missing = split_long(tokenizer, messages, max_length) if replies else ([], [])
         learned += len(replies)
-        characters += sum(map(len, replies))
-        lost += split.lost if split else 0
-        samples += [Sample(ids, label_ids(tokenizer, ids, learn)) for ids, learn in (split.samples if split else ())]
+        lost += len(missing)
+        characters += sum(map(len, replies)) - sum(map(len, missing))
+        samples += [Sample(ids, label_ids(tokenizer, ids, learn)) for ids, learn in parts]
     return Lessons(samples, learned, lost, characters)
 
 
@@ -330,6 +331,7 @@ def add_lora(model: PreTrainedModel, params: TrainParams) -> PeftModel:
     )
     adapted = get_peft_model(model, config)
     add_in_place(adapted)
+    derive_norms(adapted)
     # The embeddings are as they were; PEFT would ask the hub whether they are, at each checkpoint.
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from stages.base_model import find_device
 from stages.packed import IGNORE, Sample, choose_layout, install, pack
 from stages.params import load_params
-from stages.plan import RETURNED, Text, Way, activation_bytes, peak_bytes, plan, read_text
+from stages.plan import RETURNED, Text, Way, activation_bytes, peak_bytes, plan, read_text, verdict
 from stages.train import TrainParams, add_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # PEFT 0.21 asks by the old name
@@ -69,10 +69,24 @@ def test_each_way_to_save_memory_saves_some(params):
 def test_a_plan_is_made_without_weights_and_says_what_does_not_fit(params, tmp_path):
     TINY.save_pretrained(tmp_path / "base")
     assert AutoConfig.from_pretrained(tmp_path / "base").hidden_size == 32 and not list(tmp_path.rglob("*.safetensors"))
-    for room, verdict in ((24.0, False), (0.1, True)):
+    for room, refused in ((24.0, False), (0.1, True)):
         said = plan(replace(params, base_model=str(tmp_path / "base")), str(tmp_path / "base"), room, tmp_path)
-        assert ("does not fit" in said) is verdict
+        assert ("does not fit" in said) is refused
         assert "(assumed)" in said and "nf4" in said
+
+
+@pytest.mark.parametrize(
+    ("peak", "checkpointing", "device", "said"),
+    [
+        (7.0, True, "cpu", "fits if freed memory is given back"),
+        (7.0, False, "cpu", ""),
+        (7.0, True, "cuda", ""),
+        (9.6, False, "cpu", "does not fit"),
+        (9.6, False, "cuda", "does not fit"),
+    ],
+)
+def test_on_a_cpu_what_the_allocator_keeps_must_fit_too(peak, checkpointing, device, said):
+    assert verdict(peak, Way("none", checkpointing, 1), 10.0, device).strip().removesuffix(" (below)") == said
 
 
 def test_without_a_data_set_an_epoch_of_the_usual_size_is_assumed(params, tmp_path):

@@ -245,8 +245,11 @@ def test_every_learned_turn_is_supervised_once_with_its_end_and_nothing_else(wor
 
 
 def test_a_turn_that_fits_in_no_sample_is_counted_as_lost(work):
-    lessons = read_lessons(work / "dataset" / "train.jsonl", make_tokenizer(), 16)
-    assert lessons.lost > 0
+    whole, short = (read_lessons(work / "dataset" / "train.jsonl", make_tokenizer(), most) for most in (2048, 75))
+    assert short.turns == whole.turns and 0 < short.lost < short.turns
+    ends = sum(sample.labels.count(4) for sample in short.samples)
+    assert ends == short.turns - short.lost, "every other turn is learned"
+    assert 0 < short.characters < whole.characters
 
 
 def test_samples_are_filled_to_whole_batches():
