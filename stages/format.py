@@ -9,15 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from stages.cli import run
 from stages.conversation import neutralise
-from stages.lore import hold_out, lore_dialogues, read_lore
+from stages.lore import hold_out, load_yaml, lore_dialogues, read_lore, read_text
 from stages.messages import Card, Message, to_messages
 from stages.params import leads, load_params
 from stages.persona import language, make_persona
+from stages.probes import read_probe
 from stages.records import (
     SPLITS,
     Dialogue,
@@ -80,12 +78,11 @@ def make_card(params: FormatParams, character: str, partner: str, dialogues: lis
     if persona is None:
         hers, his = (lines_of(dialogues, speaker) for speaker in (character, partner))
         persona = make_persona(character, hers, his)
-        print(
-            f"format: no persona.md for {character} in {params.work}; made one from her lines (write one to replace it)"
-        )
+        print(f"format: {why_made(Path(params.work), character, partner)}; made one from her lines")
     if params.user_name == "vary" and "{user}" not in persona:
         raise InputError(
-            f"{params.work}/persona.md: `format.user_name: vary` needs a place for the user's name, found no {{user}}\n"
+            f"{params.work}: the persona of {character}: expected a place for the user's name, which "
+            "`format.user_name: vary` needs, found no {user}\n"
             "hint: add a sentence such as 和你说话的人叫{user}。"
         )
     return Card(character, partner, partner, neutralise(persona), params.narration)
@@ -95,12 +92,24 @@ def read_persona(work: Path, character: str, partner: str) -> str | None:
     """persona.<character>.md, or persona.md if it is about this character: the first lead it names."""
     own = work / f"persona.{character}.md"
     for path in (own, work / "persona.md"):
-        if path.is_file():
-            text = path.read_text(encoding="utf-8").strip()
-            named = [name for name in (character, partner) if name in text]
-            if path == own or min(named, key=text.index, default=None) == character:
-                return text
+        text = read_text(path).strip() if path.is_file() else ""
+        named = [name for name in (character, partner) if name in text]
+        if text and (path == own or min(named, key=text.index, default=None) == character):
+            return text
     return None
+
+
+def why_made(work: Path, character: str, partner: str) -> str:
+    """Why no file of the work serves as this character's persona, and what makes one serve."""
+    own = f"persona.{character}.md"
+    path = next((path for path in (work / own, work / "persona.md") if path.is_file()), None)
+    if path is None:
+        return f"no persona.md for {character} in {work} (write one, who she is and how she speaks)"
+    text = read_text(path)
+    if not text.strip():
+        return f"{path} is empty (write who she is and how she speaks)"
+    named = f"names {partner} before {character}" if character in text else f"does not name {character}"
+    return f"{path} {named}, so it is not used (name it {own} if it is about her)"
 
 
 def lines_of(dialogues: Iterable[Dialogue], speaker: str) -> list[str]:
@@ -112,33 +121,45 @@ def lines_of(dialogues: Iterable[Dialogue], speaker: str) -> list[str]:
 def read_probes(work: Path, card: Card) -> list[dict[str, Any]]:
     """The work's probes.yaml if it is for this character, else the generic set; every key filled in."""
     path = next((p for p in (work / f"probes.{card.character}.yaml", work / "probes.yaml") if p.is_file()), None)
-    document = (load_yaml(path) if path else None) or {}
+    document = probe_document(path) if path else {}
     if document.get("character", card.character) != card.character or not path:
-        print(f"format: no probes for {card.character} in {work}; using the generic ones")
-        path, document = GENERIC_PROBES, load_yaml(GENERIC_PROBES)
-    return [probe(entry, path, card) for entry in document.get("probes", [])]
+        whose = f" ({path.name} is for {document['character']})" if path else ""
+        print(f"format: no probes for {card.character} in {work}{whose}; using the generic ones")
+        path, document = GENERIC_PROBES, probe_document(GENERIC_PROBES)
+    return [probe(entry, path, card) for entry in document["probes"]]
 
 
-def probe(entry: dict[str, Any], path: Path, card: Card) -> dict[str, Any]:
-    """One probe with its defaults; `{character}` in it becomes her name."""
+def probe_document(path: Path) -> dict[str, Any]:
+    """What a file of probes says; `probes` in it is a list with something in it."""
+    document = load_yaml(path)
+    got = document.get("probes") if isinstance(document, dict) else document
+    if got is document or not isinstance(got, list) or not got:
+        raise InputError(
+            f"{path}: expected `probes:` with a list of probes under it, got {str(got)[:60]}\n"
+            f"hint: {GENERIC_PROBES} shows the form, and is asked where there is no {path.name}"
+        )
+    return document
+
+
+def probe(entry: Any, path: Path, card: Card) -> dict[str, Any]:
+    """One probe with its defaults, as evaluate will read it; `{character}` in it becomes her name."""
+    if not isinstance(entry, dict):
+        raise InputError(f"{path}: expected a probe, that is the keys {PROBE_KEYS}, got {entry!r}")
     row = {**PROBE_DEFAULTS, **entry}
     if set(row) != set(PROBE_KEYS):
         raise InputError(f"{path}: probe {entry.get('id')!r}: expected the keys {PROBE_KEYS}, got {tuple(entry)}")
-    return {key: _named(row[key], card.character) for key in PROBE_KEYS}
+    row = {key: _named(row[key], card.character) for key in PROBE_KEYS}
+    try:
+        read_probe(row)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return row
 
 
 def _named(value: Any, character: str) -> Any:
     if isinstance(value, list):
         return [_named(item, character) for item in value]
     return value.replace("{character}", character) if isinstance(value, str) else value
-
-
-def load_yaml(path: Path) -> Any:
-    """A YAML file, read safely."""
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise InputError(f"{path}: expected YAML, got {error}") from error
 
 
 def with_lore(

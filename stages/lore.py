@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mwparserfromhell
 from ruamel.yaml import YAML
@@ -63,6 +63,26 @@ Item = Fact | Passage | Answers
 # --- pages
 
 
+def read_text(path: Path) -> str:
+    """A file that a person wrote in UTF-8, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path}: expected UTF-8, got the byte {error.object[error.start]:#04x} in line {line}\n"
+            f"hint: save it as UTF-8, or `iconv -f gb18030 -t utf-8 {path}` if it was written in that"
+        ) from error
+
+
+def load_yaml(path: Path) -> Any:
+    """A YAML file, read safely."""
+    try:
+        return YAML(typ="safe", pure=True).load(read_text(path))
+    except YAMLError as error:
+        raise InputError(f"{path}: expected YAML, got {error}") from error
+
+
 def read_lore(folder: Path) -> Iterator[Item]:
     """Everything that the pages of a folder say, hand-written answers first."""
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
@@ -76,10 +96,9 @@ def read_lore(folder: Path) -> Iterator[Item]:
 
 def read_answers(path: Path) -> Iterator[Item]:
     """Hand-written questions and answers."""
-    try:
-        entries = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or []
-    except YAMLError as error:
-        raise InputError(f"{path}: expected YAML, got {error}") from error
+    entries = load_yaml(path) or []
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: expected a list of `ask` and `answer`, got {entries!r}")
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or set(entry) != {"ask", "answer"} or not isinstance(entry["ask"], list):
             raise InputError(f"{path}: entry {number}: expected `ask` (a list) and `answer`, got {entry!r}")
@@ -88,12 +107,12 @@ def read_answers(path: Path) -> Iterator[Item]:
 
 def read_markdown(path: Path) -> Iterator[Item]:
     """Headings, lists and prose of a Markdown page."""
-    yield from read_page(path.name, "", path.read_text(encoding="utf-8").split("\n"))
+    yield from read_page(path.name, "", read_text(path).split("\n"))
 
 
 def read_wiki(path: Path) -> Iterator[Item]:
     """The infobox, then the page itself without references, tables and templates."""
-    code = mwparserfromhell.parse(path.read_text(encoding="utf-8"))
+    code = mwparserfromhell.parse(read_text(path))
     bold = next((tag for tag in code.filter_tags() if tag.tag == "b"), None)
     title = bold.contents.strip_code() if bold else path.stem
     for template in code.filter_templates()[:1]:

@@ -47,7 +47,8 @@ class Probe:
 
 
 def read_probe(row: Mapping[str, Any]) -> Probe:
-    """A probe of `processed/probes.jsonl`; raises InputError for an unknown word or a pattern that does not compile."""
+    """A probe of `processed/probes.jsonl`; raises InputError for an unknown word, no list or a pattern that is none."""
+    check_shape(row)
     for key, known in (("kind", KINDS), ("expect", EXPECTED)):
         if row[key] not in known:
             raise InputError(f"probe {row['id']!r}: `{key}`: expected one of {', '.join(known)}; got {row[key]!r}")
@@ -62,6 +63,26 @@ def read_probe(row: Mapping[str, Any]) -> Probe:
         tuple(row["wrong"]),
         row["user_name"],
     )
+
+
+def check_shape(row: Mapping[str, Any]) -> None:
+    """Texts must be texts, and lists of them lists: a text alone would count character by character."""
+    for key in ("id", "claim", "right", "user_name"):
+        if not isinstance(row[key], str) and (key == "id" or row[key] is not None):
+            raise InputError(f"probe {row['id']!r}: `{key}`: expected a text, got {row[key]!r}\nhint: put it in quotes")
+    for key in ("ask", "forbid", "wrong"):
+        if not is_list(row[key], talks=key == "ask"):
+            raise InputError(
+                f"probe {row['id']!r}: `{key}`: expected a list of texts, got {row[key]!r}\n"
+                f"hint: write `{key}: [one, another]`, each in quotes if need be"
+            )
+    if not row["ask"] or not all(row["ask"]):
+        raise InputError(f"probe {row['id']!r}: `ask`: expected a question or more, got {row['ask']!r}")
+
+
+def is_list(value: Any, talks: bool = False) -> bool:
+    """Whether it is a list of texts; where talks may stand among them, of texts and lists of texts."""
+    return isinstance(value, list) and all(isinstance(one, str) or (talks and is_list(one)) for one in value)
 
 
 def compile_pattern(pattern: str, probe: str) -> regex.Pattern:

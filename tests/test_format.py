@@ -1,5 +1,6 @@
 """Messages, persona and probes of a work."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,29 @@ def test_a_work_without_persona_gets_one_from_its_most_telling_lines(tmp_path):
     assert card.persona.startswith("你是亚托莉") and "高性能" in card.persona and "{user}" in card.persona
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("persona.txt", "你是亚托莉。", "no persona.md for 亚托莉 in"),
+        ("persona.md", "学长和星野。", "persona.md does not name 亚托莉, so it is not used (name it persona.亚托莉.md"),
+        (
+            "persona.md",
+            "夏生说，亚托莉在。",
+            "persona.md names 夏生 before 亚托莉, so it is not used (name it persona.亚托",
+        ),
+        ("persona.md", " \n", "persona.md is empty (write who"),
+        ("persona.亚托莉.md", "", "persona.亚托莉.md is empty (write who"),
+    ],
+)
+def test_why_a_persona_is_made_is_said_as_it_is(tmp_path, capsys, name, text, reason):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    card = make_card(
+        replace(PARAMS, work=str(tmp_path)), "亚托莉", "夏生", [dialogue(turn("亚托莉", "高性能的我来了"))]
+    )
+    assert reason in capsys.readouterr().out
+    assert "高性能" in card.persona
+
+
 def test_vary_needs_a_place_for_the_name(tmp_path):
     (tmp_path / "persona.md").write_text("你是亚托莉。", encoding="utf-8")
     with pytest.raises(InputError, match=r"found no \{user\}"):
@@ -115,6 +139,54 @@ def test_generic_probes_stand_in_and_carry_her_name(tmp_path):
 def test_a_probe_with_an_unknown_key_is_refused(tmp_path):
     (tmp_path / "probes.yaml").write_text("probes:\n  - id: a\n    kinds: role\n", encoding="utf-8")
     with pytest.raises(InputError, match="probe 'a': expected the keys"):
+        read_probes(tmp_path, CARD)
+
+
+PROBE = {"id": "a", "kind": "role", "ask": ["你是谁？"], "expect": "deny", "claim": "是AI"}
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ([{"id": "a"}], "expected `probes:` with a list of probes under it, got [{'id': 'a'}]"),
+        ({"probes": None}, "expected `probes:` with a list of probes under it, got None"),
+        (None, "expected `probes:` with a list of probes under it, got None"),
+        ({"probes": ["你是谁？"]}, "expected a probe, that is the keys"),
+        ({"probes": [{**PROBE, "kind": "rol"}]}, "got 'rol'"),
+        ({"probes": [{**PROBE, "expect": "denied"}]}, "`expect`: expected one of affirm, deny, free; got 'denied'"),
+        ({"probes": [{**PROBE, "claim": "是(AI"}]}, "expected a regular expression, got '是(AI'"),
+        ({"probes": [{**PROBE, "ask": "你是谁？"}]}, "`ask`: expected a list of texts, got '你是谁？'"),
+        ({"probes": [{**PROBE, "ask": [["你好", 1]]}]}, "`ask`: expected a list of texts"),
+        ({"probes": [{**PROBE, "ask": []}]}, "`ask`: expected a question or more, got []"),
+        (
+            {"probes": [{**PROBE, "forbid": "混蛋"}]},
+            "`forbid`: expected a list of texts, got '混蛋'\nhint: write `forbid: [",
+        ),
+        ({"probes": [{**PROBE, "wrong": 7}]}, "`wrong`: expected a list of texts, got 7"),
+        ({"probes": [{**PROBE, "right": 7}]}, "`right`: expected a text, got 7"),
+    ],
+)
+def test_probes_that_evaluate_could_not_ask_are_refused_before_the_training(tmp_path, document, reason):
+    path = tmp_path / "probes.yaml"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_probes(tmp_path, CARD)
+    assert str(error.value).startswith(f"{path}: ") and reason in str(error.value)
+
+
+def test_a_good_probe_of_texts_and_talks_is_taken_as_it_is(tmp_path):
+    (tmp_path / "probes.yaml").write_text(json.dumps({"probes": [{**PROBE, "forbid": ["混蛋"]}]}), encoding="utf-8-sig")
+    (row,) = read_probes(tmp_path, CARD)
+    assert (row["ask"], row["forbid"], row["wrong"]) == (["你是谁？"], ["混蛋"], [])
+
+
+@pytest.mark.parametrize("name", ["persona.md", "probes.yaml"])
+def test_a_file_of_the_work_in_another_encoding_is_refused_with_the_cure(tmp_path, name):
+    (tmp_path / name).write_bytes("# one\n你是亚托莉。\n".encode("gb18030"))
+    with pytest.raises(
+        InputError, match=rf"{name}: expected UTF-8, got the byte 0x.. in line 2\nhint: save it as UTF-8"
+    ):
+        read_persona(tmp_path, "亚托莉", "夏生")
         read_probes(tmp_path, CARD)
 
 
