@@ -105,14 +105,23 @@ class Tally:
 
 def check_params(params: ExtractParams) -> None:
     """Names must be lists of texts: a text alone would count letter by letter. Raises InputError."""
+    if params.recurrence < 1:
+        raise InputError(f"params.yaml: `extract.recurrence`: expected 1 or more, got {params.recurrence}")
+    if not all(isinstance(name, str) for name in params.narrators):
+        raise InputError(
+            f"params.yaml: `extract.narrators`: expected a list of names, got {params.narrators!r}\n"
+            "hint: quotes around a number"
+        )
     for pattern, own in params.files.items():
         if not isinstance(own, dict) or own.keys() - set(OF_A_FILE):
             raise InputError(
                 f"params.yaml: `extract.files`: expected {', '.join(OF_A_FILE)} under {pattern!r}, got {own!r}"
             )
-    for aliases in (params.aliases, *(own.get("aliases") or {} for own in params.files.values())):
+    for aliases in (params.aliases, *(own.get("aliases", {}) for own in params.files.values())):
+        if not isinstance(aliases, dict):
+            raise InputError(f"params.yaml: `extract.aliases`: expected names with lists under them, got {aliases!r}")
         for name, others in aliases.items():
-            if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
+            if not isinstance(others, list) or not all(isinstance(other, str) for other in (name, *others)):
                 raise InputError(
                     f"params.yaml: `extract.aliases`: expected a list of names under {name}, got {others!r}\n"
                     f"hint: {name}: [] if there are none, and quotes around a number"

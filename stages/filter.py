@@ -258,9 +258,31 @@ def unite_groups(splits: list[str], groups: list[int]) -> list[str]:
 
 # --- the stage
 
+LEAST = {"scene_lines": 1, "scene_narration": 0, "narration_gap": 0, "min_turns": 1, "exam_train_dialogues": 0}
+
+
+def check_params(params: FilterParams) -> None:
+    """Counts must count, shares be parts of the whole: others pass here and show far away, if at all."""
+    for key, least in LEAST.items():
+        if getattr(params, key) < least:
+            raise InputError(f"params.yaml: `filter.{key}`: expected {least} or more, got {getattr(params, key)}")
+    for key in ("near_duplicate", "validation_share", "test_share"):
+        if not 0 < getattr(params, key) <= 1:
+            raise InputError(f"params.yaml: `filter.{key}`: expected above 0, 1 at most, got {getattr(params, key)}")
+    if (held_out := params.validation_share + params.test_share) >= 1:
+        raise InputError(
+            "params.yaml: `filter.validation_share` and `filter.test_share`: expected less than 1 together, for train "
+            f"needs the rest; got {held_out:g}"
+        )
+    if params.third_speaker not in ("cut", "keep_as_context"):
+        raise InputError(
+            f"params.yaml: `filter.third_speaker`: expected cut or keep_as_context, got {params.third_speaker!r}"
+        )
+
 
 def plan(lines: list[Line], params: FilterParams) -> list[Planned]:
     """Every scene with its group and its split."""
+    check_params(params)
     check_leads(lines, params)
     scenes = list(split_scenes(lines, params))
     groups = near_duplicate_groups([spoken(scene, params) for scene in scenes], params.near_duplicate)
@@ -297,10 +319,6 @@ def check_leads(lines: list[Line], params: FilterParams) -> None:
             )
     if params.character == params.partner:
         raise InputError(f"params.yaml: `filter.character` and `filter.partner` are both {params.character!r}")
-    if params.third_speaker not in ("cut", "keep_as_context"):
-        raise InputError(
-            f"params.yaml: `filter.third_speaker`: expected cut or keep_as_context, got {params.third_speaker!r}"
-        )
 
 
 def check_splits(dialogues: list[Dialogue], params: FilterParams) -> None:

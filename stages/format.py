@@ -198,7 +198,7 @@ def dataset_info() -> dict[str, Any]:
 
 
 def check(params: FormatParams) -> None:
-    """The values that are words must be words we know."""
+    """The values that are words must be words we know, names texts, and shares parts of the whole."""
     for key, value, allowed in (
         ("narration", params.narration, ("opening", "all")),
         ("user_name", params.user_name, ("keep", "vary")),
@@ -206,6 +206,11 @@ def check(params: FormatParams) -> None:
     ):
         if value not in allowed:
             raise InputError(f"params.yaml: `format.{key}`: expected {' or '.join(allowed)}, got {value!r}")
+    if not all(isinstance(name, str) and name.strip() for name in params.user_names):
+        raise InputError(
+            f"params.yaml: `format.user_names`: expected a list of names, got {params.user_names!r}\n"
+            "hint: quotes around a number"
+        )
     if params.user_name == "vary" and not params.user_names:
         raise InputError("params.yaml: `format.user_name: vary` draws from `format.user_names`, which is empty")
     if not 0 <= params.lore_share < 1:

@@ -243,6 +243,30 @@ def test_wrong_leads_are_refused_with_the_cast(change, reason):
         plan(scenes_script({"b.txt": 20}), replace(PARAMS, **change))
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"scene_lines": 0}, "`filter.scene_lines`: expected 1 or more, got 0"),
+        ({"scene_narration": -1}, "`filter.scene_narration`: expected 0 or more, got -1"),
+        ({"narration_gap": -1}, "`filter.narration_gap`: expected 0 or more, got -1"),
+        ({"min_turns": 0}, "`filter.min_turns`: expected 1 or more, got 0"),
+        ({"exam_train_dialogues": -3}, "`filter.exam_train_dialogues`: expected 0 or more, got -3"),
+        ({"near_duplicate": 5.0}, "`filter.near_duplicate`: expected above 0, 1 at most, got 5.0"),
+        ({"near_duplicate": float("nan")}, "`filter.near_duplicate`: expected above 0, 1 at most, got nan"),
+        ({"test_share": -1.0}, "`filter.test_share`: expected above 0, 1 at most, got -1.0"),
+        ({"test_share": 2}, "`filter.test_share`: expected above 0, 1 at most, got 2"),
+        (
+            {"validation_share": 0.6, "test_share": 0.5},
+            "expected less than 1 together, for train needs the rest; got 1.1",
+        ),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_with_its_key(change, reason):
+    with pytest.raises(InputError) as error:
+        plan(scenes_script({"b.txt": 20}), replace(PARAMS, **change))
+    assert str(error.value).startswith("params.yaml: ") and reason in str(error.value)
+
+
 def test_an_empty_script_is_refused():
     with pytest.raises(InputError, match="expected lines, got none"):
         plan([], PARAMS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.format import FormatParams, make_card, read_persona, read_probes, rows, with_user_name
+from stages.format import FormatParams, check, make_card, read_persona, read_probes, rows, with_user_name
 from stages.messages import Card, to_messages
 from stages.persona import language, telling_lines
 from stages.records import Dialogue, InputError, Piece, Turn
@@ -119,6 +119,12 @@ def test_vary_needs_a_place_for_the_name(tmp_path):
     (tmp_path / "persona.md").write_text("你是亚托莉。", encoding="utf-8")
     with pytest.raises(InputError, match=r"found no \{user\}"):
         make_card(replace(PARAMS, work=str(tmp_path), user_name="vary"), "亚托莉", "夏生", [])
+
+
+@pytest.mark.parametrize("names", [[1, 2], [""], [None]])
+def test_user_names_that_are_none_are_refused(names):
+    with pytest.raises(InputError, match=r"`format.user_names`: expected a list of names, got .*\nhint: quotes around"):
+        check(replace(PARAMS, user_name="vary", user_names=names))
 
 
 def test_telling_lines_are_hers_rather_than_his():

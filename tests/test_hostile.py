@@ -153,6 +153,25 @@ def test_a_catastrophic_alias_pattern_ends_in_an_error_within_seconds() -> None:
         names["a" * 60]
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"narrators": [1]}, "`extract.narrators`: expected a list of names, got [1]\nhint: quotes around a number"),
+        ({"recurrence": 0}, "`extract.recurrence`: expected 1 or more, got 0"),
+        ({"aliases": {1: []}}, "`extract.aliases`: expected a list of names under 1, got []"),
+        ({"aliases": {"夏生": "夏声"}}, "`extract.aliases`: expected a list of names under 夏生, got '夏声'"),
+        (
+            {"files": {"a.txt": {"aliases": ["夏生"]}}},
+            "`extract.aliases`: expected names with lists under them, got ['夏生']",
+        ),
+    ],
+)
+def test_names_in_params_that_are_none_are_refused_with_their_key(change: dict, reason: str) -> None:
+    with pytest.raises(InputError) as error:
+        list(extract([Source("a.txt", "夏生：早。\n".encode)], replace(PARAMS, **change), Tally()))
+    assert reason in str(error.value)
+
+
 # --- the folder
 
 
