@@ -23,7 +23,7 @@ from deploy.compare_page import write_page
 from deploy.experiments import Plan, Run, Setting, inputs, refuse_untracked, run_all, say, yaml
 from deploy.paired import Difference, adjusted, difference, per_character, verdict
 from stages.cli import run
-from stages.params import read_section
+from stages.params import PARAMS, read_section
 from stages.records import InputError
 
 PAGE = Path("reports/compare.html")
@@ -73,6 +73,7 @@ def settings_of_strategies(names: Sequence[str]) -> list[Setting]:
 
 def settings_of_values(parameter: str, values: Sequence[str]) -> list[Setting]:
     """One setting a value; the value that params.yaml has is the baseline, else the first."""
+    refuse_unknown([{parameter: None}])
     section, _, rest = parameter.partition(".")
     now = look_up(read_section(section), rest)
     ordered = sorted(values, key=lambda value: value_of(value) != now)
@@ -89,10 +90,31 @@ def make_plan(options: argparse.Namespace) -> Plan:
     if len(settings) < 2:
         raise InputError("compare: expected at least two settings\nhint: --strategies light,standard")
     shared = {"train.patience": 0, **dict(parse_override(text) for text in options.set)}
+    varied = frozenset(key for setting in settings for key in setting.overrides)
+    refuse_unknown({**setting.overrides, **shared} for setting in settings)
     if options.over not in ("train.epochs", "train.max_steps"):
         shared["train.max_steps"] = options.steps or steps_without_cleaning()
-    varied = frozenset(key for setting in settings for key in setting.overrides)
     return Plan(settings, list(range(1, options.seeds + 1)), shared, varied | {"train.seed", "denoise.seed"})
+
+
+def refuse_unknown(overrides: Iterable[dict[str, Any]]) -> None:
+    """Raise InputError for a parameter or a strategy that params.yaml does not have, before anything is trained."""
+    params, known = yaml.load(PARAMS.read_text(encoding="utf-8")), strategies()
+    for key, value in (item for one in overrides for item in one.items()):
+        place, path = params, []
+        for part in key.split("."):
+            if not isinstance(place, dict) or part not in place:
+                raise InputError(unknown(f"`{'.'.join([*path, part])}`", ".".join(path), place))
+            place, path = place[part], [*path, part]
+        if key == STRATEGY and value not in known:
+            raise InputError(unknown(f"the strategy {value!r}", "denoise.strategies", dict.fromkeys(known)))
+
+
+def unknown(what: str, place: str, there: Any) -> str:
+    """That params.yaml lacks something, and what it has in that place."""
+    names = ", ".join(map(str, there)) if isinstance(there, dict) else f"the value {there!r} and nothing below it"
+    where = f"{PARAMS}, `{place}`" if place else f"{PARAMS}"
+    return f"compare: expected names that {PARAMS} has, got {what}\nhint: {where} has {names}"
 
 
 def strategies() -> list[str]:

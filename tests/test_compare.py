@@ -346,6 +346,22 @@ def test_a_wrong_option_is_refused(project, arguments, reason):
         make_plan(options_of(arguments))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--strategies", "light,foo"], r"strategy 'foo'\n.*`denoise.strategies` has none, light, standard"),
+        (["--over", "train.rnk", "--values", "4,16"], r"`train.rnk`\n.*`train` has base_model, .*rank"),
+        (["--over", "trian.rank", "--values", "4,16"], r"`trian`\n.*params.yaml has extract, filter"),
+        (["--over", "denoise.strategy", "--values", "none,foo"], "strategy 'foo'"),
+        (["--set", "train.decoding.top_q=1"], r"`train.decoding.top_q`\n.*top_p"),
+        (["--set", "train.rank.size=1"], r"`train.rank.size`\n.*the value 16"),
+    ],
+)
+def test_what_params_yaml_lacks_is_refused_before_a_training(project, arguments, words):
+    with pytest.raises(InputError, match=words):
+        make_plan(options_of(arguments))
+
+
 def test_without_a_report_of_filter_the_steps_must_be_named(project):
     (project / "reports" / "filter.json").unlink()
     with pytest.raises(InputError, match="dvc repro filter"):
