@@ -202,6 +202,24 @@ def test_a_rented_machine_ends_before_training_where_there_is_no_storage(remote,
     assert done.returncode == code and said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("overrides", "trains", "pushes", "code"),
+    [("", 0, 0, 0), ("", 3, 0, 3), ("-S train.rank=4", 3, 0, 3), ("-S train.rank=4", 0, 4, 4)],
+)
+def test_a_rented_machine_pushes_what_it_made_also_when_a_stage_failed(overrides, trains, pushes, code, tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text("")
+    dvc = f'echo "dvc $*"\n[ "$1" = push ] && exit {pushes}\nexit {trains}\n'
+    for name, does in {"nvidia-smi": "", "make": f"exit {trains}\n", "dvc": dvc}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}")
+        (tmp_path / name).chmod(0o755)
+    work = YAML(typ="safe").load(ROOT / "deploy" / "sky.yaml")["run"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "OVERRIDES": overrides, "HF_ENDPOINT": ""}
+    done = subprocess.run(["bash", "-c", work], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code and done.stdout.endswith("dvc push\n")
+    assert (f"dvc exp run {overrides}" in done.stdout) == bool(overrides)
+
+
 # --- faults against the real store
 
 
