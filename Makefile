@@ -24,8 +24,9 @@ serve: serve-env  ## an OpenAI-compatible endpoint and her page, on loopback
 compare: env  ## strategies side by side; OVER=train.rank VALUES=4,16,64 for any other parameter
 	python -m deploy.compare $(if $(OVER),--over "$(OVER)") $(if $(VALUES),--values "$(VALUES)")
 
-inspect: env  ## first look at your own text: make inspect SOURCE=raw/mygame
-	python -m deploy.inspect "$(or $(SOURCE),raw/sample/script)"
+inspect: env  ## first look at your own text: make inspect SOURCE=raw/mygame, with CHARACTER=name PARTNER=name if you know
+	python -m deploy.inspect "$(or $(SOURCE),raw/sample/script)" $(if $(CHARACTER),--character "$(CHARACTER)") \
+	  $(if $(PARTNER),--partner "$(PARTNER)")
 
 env:
 	@./setup.sh

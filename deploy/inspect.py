@@ -8,6 +8,7 @@ import argparse
 import re
 import sys
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -45,21 +46,43 @@ def read(source: Path, params: ExtractParams) -> tuple[list[Line], Tally]:
     return [Line(**orjson.loads(row)) for batch in batches for row in batch.splitlines()], tally
 
 
-def suggest_leads(lines: list[Line]) -> tuple[str, str]:
-    """The character and the partner: the pair that answer each other most; the one with thoughts tells the story."""
+def suggest_leads(lines: list[Line], named: Collection[str] = ()) -> tuple[str, str]:
+    """The character and the partner: the pair, with those named, that answer each other most.
+
+    The one with thoughts tells the story and is the partner; where neither or both think, the one who speaks less.
+    """
     answers = Counter(
         tuple(sorted((a.speaker, b.speaker)))
         for a, b in pairwise(lines)
         if a.speaker and b.speaker and a.speaker != b.speaker and (a.file, a.scene) == (b.file, b.scene)
     )
+    answers = Counter({pair: count for pair, count in answers.items() if set(named) <= set(pair)})
     if not answers:
         raise InputError(
-            "expected two named speakers who answer each other, found none\n"
+            f"expected two named speakers who answer each other, found none{' with ' if named else ''}"
+            f"{' and '.join(named)}\n"
             "hint: is the format right (`extract.format`)? A text without speaker names cannot be used"
         )
     thoughts = Counter(line.speaker for line in lines if line.kind == "thought")
-    ranked = sorted(answers.most_common(1)[0][0], key=lambda name: (thoughts[name], name))
+    spoken = Counter(line.speaker for line in lines)
+    ranked = sorted(answers.most_common(1)[0][0], key=lambda name: (thoughts[name], -spoken[name], name))
     return ranked[0], ranked[1]
+
+
+def choose_leads(lines: list[Line], character: str | None, partner: str | None) -> tuple[str, str]:
+    """Those named on the command line, who must speak, and the suggested one for who is not named."""
+    spoken = Counter(line.speaker for line in lines if line.speaker)
+    for option, name in (("--character", character), ("--partner", partner)):
+        if name and name not in spoken:
+            cast = ", ".join(f"{speaker} ({count})" for speaker, count in spoken.most_common(SHOWN)) or "nobody"
+            raise InputError(f"{option}: expected a speaker of the script, got {name}\nhint: most often speak {cast}")
+    if character and character == partner:
+        raise InputError(f"expected two different leads, got {character} for both\nhint: name one, or two")
+    if character and partner:
+        return character, partner
+    suggested = suggest_leads(lines, [name for name in (character, partner) if name])
+    other = next(name for name in suggested if name not in (character, partner))
+    return (character or other, partner or other) if character or partner else suggested
 
 
 def suggest_aliases(found: dict[str, Any], character: str) -> dict[str, list[str]]:
@@ -133,6 +156,7 @@ def show_params(source: Path, params: FilterParams, known: dict[str, list], alia
     yaml = YAML()
     yaml.width = sys.maxsize  # a long path stays on the line of its key
     yaml.dump(lines, sys.stdout)
+    print(f"\nIs {params.partner} the one who is to speak? Swap the names of `character` and `partner`.")
 
 
 def main() -> None:
@@ -147,9 +171,8 @@ def main() -> None:
     found = report(tally)
     show_files(tally, found)
     show_cast(found)
-    character, partner = suggest_leads(lines)
-    leads = {"character": options.character or character, "partner": options.partner or partner}
-    params = replace(load_params("filter", FilterParams), **leads)
+    character, partner = choose_leads(lines, options.character, options.partner)
+    params = replace(load_params("filter", FilterParams), character=character, partner=partner)
     try:
         show_training(lines, params)
     except InputError as error:

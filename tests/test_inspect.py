@@ -1,12 +1,13 @@
 """The first look at one's own text, on small scripts in three languages."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from deploy.inspect import suggest_aliases, suggest_leads
+from deploy.inspect import choose_leads, suggest_aliases, suggest_leads
 from stages.records import InputError, Line
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +22,43 @@ def test_leads_are_the_two_who_answer_each_other_most():
         ("甲", "一"), ("乙", "二"), ("甲", "三"), ("乙", "四"), ("丙", "五"), ("丙", "六"), ("丙", "七"), ("丙", "八")
     )
     assert set(suggest_leads(talk)) == {"甲", "乙"}
+
+
+def test_who_thinks_is_the_partner_and_else_who_speaks_less():
+    talk = [*lines(("甲", "一"), ("乙", "二"), ("乙", "三"), ("甲", "四"), ("乙", "五"))]
+    assert suggest_leads(talk) == ("乙", "甲")
+    assert suggest_leads([*talk, Line("a.txt", "", 6, "乙", "六", "thought")]) == ("甲", "乙")
+
+
+@pytest.mark.parametrize(
+    ("character", "partner", "leads"),
+    [
+        (None, None, ("甲", "乙")),
+        ("乙", None, ("乙", "甲")),
+        (None, "甲", ("乙", "甲")),
+        ("丙", None, ("丙", "乙")),
+        ("丙", "甲", ("丙", "甲")),
+    ],
+)
+def test_a_lead_who_is_named_is_taken_and_the_other_one_suggested(character, partner, leads):
+    talk = lines(("甲", "一"), ("乙", "二"), ("甲", "三"), ("甲", "四"), ("乙", "五"), ("丙", "六"))
+    assert choose_leads(talk, character, partner) == leads
+
+
+def test_a_lead_who_never_speaks_is_refused_with_those_who_do():
+    talk = lines(("甲", "一"), ("乙", "二"), ("甲", "三"))
+    with pytest.raises(InputError, match=r"--character: .*got 星也\n.*甲 \(2\), 乙 \(1\)"):
+        choose_leads(talk, "星也", None)
+    with pytest.raises(InputError, match="--partner"):
+        choose_leads(talk, None, "星也")
+    with pytest.raises(InputError, match="甲 for both"):
+        choose_leads(talk, "甲", "甲")
+
+
+def test_make_passes_the_leads_on():
+    words = ["make", "-n", "-o", "env", "inspect", "SOURCE=raw/a b", "CHARACTER=甲 一", "PARTNER=乙"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shlex.split(done.stdout.replace("\\\n", ""))[3:] == ["raw/a b", "--character", "甲 一", "--partner", "乙"]
 
 
 def test_a_text_without_speakers_is_refused_with_the_cure():
@@ -46,6 +84,7 @@ def test_inspect_prints_what_to_paste_and_changes_no_file(tmp_path):
         [sys.executable, "-m", "deploy.inspect", str(mine)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert f"source: {mine}" in done.stdout and "partner: 小" in done.stdout
+    assert "Swap the names" in done.stdout
     assert "gb18030" in done.stdout and "learns" in done.stdout
     assert sorted(path.name for path in ROOT.iterdir()) == before
     assert (mine / "a.txt").read_bytes() == text.encode("gbk")
