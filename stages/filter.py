@@ -297,7 +297,7 @@ def build_dialogues(planned: list[Planned], params: FilterParams) -> tuple[list[
         name = scene.name or scene.id
         for number, turns in enumerate(pair(scene, params, tally), 1):
             dialogues.append(Dialogue(f"{scene.id}.{number}", scene.file, name, group, split, turns))
-    check_splits(dialogues, params)
+    check_splits(dialogues, params, tally)
     return dialogues, tally
 
 
@@ -321,14 +321,27 @@ def check_leads(lines: list[Line], params: FilterParams) -> None:
         raise InputError(f"params.yaml: `filter.character` and `filter.partner` are both {params.character!r}")
 
 
-def check_splits(dialogues: list[Dialogue], params: FilterParams) -> None:
+def check_splits(dialogues: list[Dialogue], params: FilterParams, tally: Tally) -> None:
     counts = Counter(dialogue.split for dialogue in dialogues)
     for split in SPLITS:
         if not counts[split]:
             raise InputError(
                 f"filter: {params.character} and {params.partner} need dialogues in every split, got {dict(counts)}\n"
-                "hint: a longer script, a smaller `filter.scene_lines`, larger shares, or another `filter.seed`"
+                f"hint: {'; '.join(cures(dialogues, params, tally))}"
             )
+
+
+def cures(dialogues: list[Dialogue], params: FilterParams, tally: Tally) -> Iterator[str]:
+    """What gives every split dialogues, the likeliest first."""
+    scenes, groups = {d.id.rpartition(".")[0] for d in dialogues}, {d.group for d in dialogues}
+    if len(groups) < len(SPLITS) <= len(scenes):
+        yield (
+            f"{len(scenes)} scenes with dialogues make {len(groups)} of near duplicates: "
+            f"a `filter.near_duplicate` above {params.near_duplicate:g}"
+        )
+    if others := tally.left_out["third_speaker"]:
+        yield f"{others} lines of others end dialogues: `filter.third_speaker: keep_as_context`"
+    yield "a longer script, a smaller `filter.scene_lines`, larger shares, or another `filter.seed`"
 
 
 def summarise(planned: list[Planned], dialogues: list[Dialogue], tally: Tally) -> dict[str, Any]:

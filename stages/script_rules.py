@@ -277,7 +277,10 @@ def drop_duplicate_lines(spots: list[Spot], texts: Texts, params: DenoiseParams)
 
 def drop_near_duplicate_lines(spots: list[Spot], texts: Texts, params: DenoiseParams) -> Texts:
     """The same for lines that are nearly equal: their 3-grams agree as much as `denoise.near_duplicate` says."""
-    keys = [f"{spot.speaker}{key}" if (key := _long(text)) else "" for spot, text in zip(spots, texts, strict=True)]
+    names = {spot.speaker: spot.speaker.replace(" ", "") for spot in spots}  # with spaces it would be compared by words
+    keys = [
+        f"{names[spot.speaker]}{key}" if (key := _long(text)) else "" for spot, text in zip(spots, texts, strict=True)
+    ]
     groups = near_duplicate_groups(keys, params.near_duplicate)
     return [text if group == index else None for index, (text, group) in enumerate(zip(texts, groups, strict=True))]
 

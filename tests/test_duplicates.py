@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.duplicates import GRAM, gram_hashes, grams, jaccard, minhash, near_duplicate_groups, similar_pairs
+from stages.duplicates import GRAM, gram_hashes, grams, jaccard, minhash, near_duplicate_groups, signs, similar_pairs
 
 TEXTS = st.lists(st.text("早晚走吃海灯", max_size=8), max_size=12)
 
@@ -98,3 +98,64 @@ def test_hashes_are_counted_per_text():
 def test_nothing_in_is_nothing_out():
     assert near_duplicate_groups([], 0.5) == []
     assert near_duplicate_groups(["", ""], 0.5) == [0, 1]
+
+
+# --- texts written in words
+
+ENGLISH = """
+the and a to of in it you i was that he she is not on for with but his her they at as have this my be had me we all one
+what there so when if do from out up could would them then who just like no know about over back into down can time said
+think see light keeper island storm water boat lamp winter letter night morning window table kitchen garden harbour
+stone wall door brother sister father mother captain doctor child summer river bridge mountain village church school
+teacher book page paper pencil music piano song dance bread butter apple cheese coffee sugar salt pepper knife spoon
+plate bottle glass mirror chair carpet candle shadow silver golden purple yellow heavy gentle broken quiet distant
+careful strange familiar narrow empty bright hungry thirsty tired angry happy lonely brave foolish clever ancient modern
+remember forget promise whisper shout laugh weep travel gather follow listen answer believe wonder imagine discover
+build carry climb throw catch bring leave arrive return begin finish open close break mend paint write read learn teach
+sell buy steal hide seek find lose win fight rest sleep wake dream fall rise grow shrink burn freeze melt float sink
+yesterday tomorrow always never sometimes perhaps almost nearly already still again together alone beside beneath behind
+between against through across among without within during before after until because although however therefore
+"""
+RUSSIAN = """
+и в не на я быть он с что а по это она этот к но они мы весь который из у свой вы за для от так о же ты все год человек
+маяк остров буря вода лодка лампа зима письмо ночь утро окно стол кухня сад гавань камень стена дверь брат сестра отец
+мать капитан доктор ребёнок лето река мост гора деревня церковь школа учитель книга страница бумага карандаш музыка
+"""
+
+
+def scene(words: str, seed: int, length: int) -> str:
+    """Sentences of words drawn as in a language: the first of the list are the most frequent."""
+    rng, known = random.Random(seed), words.split()
+    drawn = rng.choices(known, [1 / (rank + 3) for rank in range(len(known))], k=length)
+    return " ".join(word if rng.random() > 0.12 else f"{word.capitalize()}." for word in drawn)
+
+
+def changed(text: str, share: float, rng: random.Random) -> str:
+    """The text with a share of its words replaced."""
+    return " ".join("lighthouse" if rng.random() < share else word for word in text.split(" "))
+
+
+@pytest.mark.parametrize("words", [ENGLISH, RUSSIAN], ids=["Latin", "Cyrillic"])
+def test_long_scenes_that_share_but_the_alphabet_are_no_duplicates(words):
+    scenes = [scene(words, seed, 4000) for seed in range(12)]
+    assert min(jaccard(scenes[0], other) for other in scenes[1:]) > 0.5, "by characters they would be one scene"
+    assert near_duplicate_groups(scenes, 0.5) == list(range(12))
+
+
+def test_a_scene_with_one_word_in_ten_changed_is_the_same_scene():
+    rng = random.Random(5)
+    scenes = [scene(ENGLISH, seed, 600) for seed in range(12)]
+    assert near_duplicate_groups([*scenes, *(changed(text, 0.1, rng) for text in scenes)], 0.5) == [*range(12)] * 2
+
+
+def test_a_text_written_in_words_is_compared_by_them_apart_from_case_and_marks():
+    assert signs("Where are you, then?") == signs("where are YOU then")
+    assert len(signs("Where are you, then?")) == 4
+    assert near_duplicate_groups(["Good morning, Tom.", "Good morning Tom!", "Good evening, Tom."], 0.9) == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "text", ["你 好 吗，夏 生", "ATRI 说：我是高性能的机器人！", "澪 は 走る。", "", "早", "goodmorningtom", "..."]
+)
+def test_a_text_that_is_not_written_in_words_is_compared_by_its_characters(text):
+    assert signs(text) is text

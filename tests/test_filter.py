@@ -275,3 +275,35 @@ def test_an_empty_script_is_refused():
 def test_a_script_too_short_for_a_held_out_split_is_refused_with_the_cure():
     with pytest.raises(InputError, match="need dialogues in every split"):
         build_dialogues(plan(scenes_script({"b.txt": 1}), PARAMS), PARAMS)
+
+
+def refusal(lines: list[Line]) -> str:
+    with pytest.raises(InputError, match="need dialogues in every split") as error:
+        build_dialogues(plan(lines, PARAMS), PARAMS)
+    return str(error.value)
+
+
+def test_a_script_whose_scenes_are_all_one_names_near_duplicate_as_the_cause():
+    lines = [replace(line, text=f"这一句每一场都一样。{line.line % 6}") for line in scenes_script({"b.txt": 20})]
+    assert "20 scenes with dialogues make 1 of near duplicates: a `filter.near_duplicate` above 0.5" in refusal(lines)
+    assert "near_duplicate" not in refusal(scenes_script({"b.txt": 1}))
+
+
+def test_a_script_cut_to_pieces_by_others_names_third_speaker_as_the_cause():
+    lines = script(*[("他", "早。"), ("她", "早！"), ("猫", "喵。")] * 2)
+    assert "2 lines of others end dialogues: `filter.third_speaker: keep_as_context`" in refusal(lines)
+    assert "third_speaker" not in refusal(scenes_script({"b.txt": 1}))
+
+
+def test_long_english_labels_that_have_nothing_in_common_stay_apart():
+    rng = Random(3)
+    words = [
+        f"{a}{b}{c}"
+        for a in ("b", "st", "m", "r")
+        for b in ("a", "ea", "o", "i")
+        for c in ("n", "ll", "rt", "st", "ke")
+    ]
+    talk = [(f"s{i // 80}", "他她"[i % 2], " ".join(rng.choices(words, k=12))) for i in range(80 * 40)]
+    lines = [Line("a.rpy", name, i, speaker, text, "speech") for i, (name, speaker, text) in enumerate(talk, 1)]
+    dialogues, _ = build_dialogues(plan(lines, PARAMS), PARAMS)
+    assert len({dialogue.group for dialogue in dialogues}) == 40
