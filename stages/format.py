@@ -4,6 +4,7 @@ Dialogues become chat messages; the persona, the names and the probes of the wor
 """
 
 import random
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ EXAM = Path("processed/exam.jsonl")
 DATASET = Path("processed/dataset")
 PROBES = Path("processed/probes.jsonl")
 GENERIC_PROBES = Path("stages/probes.yaml")
+LATIN = "[A-Za-zÀ-ɏḀ-ỿ]"
 PROBE_KEYS = ("id", "kind", "ask", "expect", "claim", "forbid", "right", "wrong", "user_name")
 PROBE_DEFAULTS = {"forbid": [], "right": None, "wrong": [], "user_name": None}
 
@@ -58,8 +60,16 @@ def with_user_name(dialogue: Dialogue, card: Card, params: FormatParams) -> list
     messages = to_messages(dialogue, card)
     if params.user_name == "keep":
         return messages
-    name = random.Random(f"{params.seed}/{dialogue.id}").choice(params.user_names)
-    return [{**message, "content": message["content"].replace(card.partner, name)} for message in messages]
+    name, called = random.Random(f"{params.seed}/{dialogue.id}").choice(params.user_names), whole(card.partner)
+    return [{**message, "content": called.sub(lambda _: name, message["content"])} for message in messages]
+
+
+def whole(name: str) -> re.Pattern:
+    """A name where it stands; one in Latin letters as a whole word alone: Al's, but not Also."""
+    before, after = (
+        f"(?{look}{LATIN})" if re.match(LATIN, end) else "" for look, end in (("<!", name), ("!", name[-1:]))
+    )
+    return re.compile(before + re.escape(name) + after)
 
 
 def rows(dialogues: Iterable[Dialogue], split: str, card: Card, params: FormatParams) -> Iterator[dict[str, Any]]:

@@ -72,6 +72,31 @@ def test_a_varied_user_name_replaces_every_form_and_is_stated_in_the_system_prom
     assert messages == with_user_name(spoken, CARD, replace(PARAMS, user_name="vary")), "seeded by dialogue"
 
 
+@pytest.mark.parametrize(
+    ("partner", "text", "expected"),
+    [
+        ("Al", "Also, Al's pal Al! (Al) Alé", "Also, 小满's pal 小满! (小满) Alé"),
+        ("Al", "我是Al先生，Al。", "我是小满先生，小满。"),
+        ("José", "José, Joséphine", "小满, Joséphine"),
+        ("阿Al", "小阿Al, 阿Also", "小小满, 阿Also"),
+        ("夏生", "夏生先生，小夏生", "小满先生，小小满"),
+        ("A. (B)", "A. (B) AxB", "小满 AxB"),
+    ],
+)
+def test_a_varied_user_name_replaces_a_latin_name_as_a_whole_word_alone(partner, text, expected):
+    card = replace(CARD, partner=partner, user_name=partner)
+    spoken = dialogue(turn(partner, "早。"), turn("亚托莉", text))
+    messages = with_user_name(spoken, card, replace(PARAMS, user_name="vary", user_names=["小满"]))
+    assert messages[2]["content"] == expected
+    assert messages[0]["content"] == "你是亚托莉。对方叫小满。"
+
+
+def test_a_drawn_name_is_taken_to_the_letter():
+    spoken = dialogue(turn("夏生", "早。"), turn("亚托莉", "夏生！"))
+    messages = with_user_name(spoken, CARD, replace(PARAMS, user_name="vary", user_names=[r"\1\g<0>"]))
+    assert messages[2]["content"] == r"\1\g<0>！"
+
+
 def test_rows_keep_to_their_split():
     parts = [dialogue(turn("夏生", "早。"), turn("亚托莉", "早！"), split=split) for split in ("train", "test")]
     assert len(list(rows(parts, "test", CARD, PARAMS))) == 1
