@@ -39,6 +39,7 @@ LONGEST_NAME = 80  # characters; the reader of a longer one is on the wrong trac
 LONGEST_MESSAGE = 20_000
 SHOWN = 200  # characters of a rejected line
 LISTED = 5  # files of an error message
+UNATTRIBUTED = 0.2  # of the messages; more of them nobody's are worth a word
 BATCH = 4096  # messages written at once
 LINE, SPEAKER, TEXT, SPEAKER_AND_KIND = itemgetter(0), itemgetter(1), itemgetter(2), itemgetter(1, 3)
 SNIFFED = 1 << 16  # characters that decide on a format
@@ -107,6 +108,11 @@ def check_params(params: ExtractParams) -> None:
     """Names must be lists of texts: a text alone would count letter by letter. Raises InputError."""
     if params.recurrence < 1:
         raise InputError(f"params.yaml: `extract.recurrence`: expected 1 or more, got {params.recurrence}")
+    for key in ("kag_name", "kag_end"):
+        try:
+            regex.compile(getattr(params, key))
+        except regex.error as error:
+            raise InputError(f"params.yaml: `extract.{key}`: expected a regular expression, got {error}") from error
     if not all(isinstance(name, str) for name in params.narrators):
         raise InputError(
             f"params.yaml: `extract.narrators`: expected a list of names, got {params.narrators!r}\n"
@@ -444,6 +450,17 @@ def report(tally: Tally) -> dict[str, Any]:
     }
 
 
+def unattributed(totals: dict[str, int]) -> str | None:
+    """What to say where much of the speech of novels is nobody's."""
+    count, messages = totals.get("unattributed", 0), totals["messages"]
+    if count <= messages * UNATTRIBUTED:
+        return None
+    return (
+        f"{count} of {messages} messages are quotations that nobody could be given; where 我 tells a Chinese novel, "
+        "`extract.aliases: {我: []}` makes 我 a speaker"
+    )
+
+
 def speakers(tally: Tally) -> list[dict[str, Any]]:
     """Names by count."""
     ranked = sorted(tally.speakers.items(), key=lambda entry: (-entry[1].total(), entry[0]))
@@ -514,12 +531,15 @@ def main() -> None:
     LINES.parent.mkdir(parents=True, exist_ok=True)
     with LINES.open("wb") as out:
         out.writelines(extract(sources, params, tally))
-    write_json(REPORT, report(tally))
+    found = report(tally)
+    write_json(REPORT, found)
     write_jsonl(REJECTS, tally.rejects)
     for row in tally.files:
         if "note" in row:
             print(f"extract: {row['file']}: {row['note']}")
-    totals = report(tally)["totals"]
+    totals = found["totals"]
+    if note := unattributed(totals):
+        print(f"extract: {note}")
     print("extract: {files} files, {messages} messages, {named} of them named, {rejects} rejects".format(**totals))
 
 

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from stages.extract import ExtractParams, Names, Source, Tally, extract, find_sources, known_format, report, suspicious
+from stages.extract import (
+    ExtractParams,
+    Names,
+    Source,
+    Tally,
+    extract,
+    find_sources,
+    known_format,
+    report,
+    suspicious,
+    unattributed,
+)
 from stages.formats import FORMATS
 from stages.params import load_params
 from stages.records import InputError, Line
@@ -266,6 +277,34 @@ def test_a_text_that_names_nobody_says_so() -> None:
 def test_quotations_that_nobody_could_be_given_are_counted() -> None:
     _, tally = run_folder(ROOT / "tests/cases/extract/prose_zh")
     assert tally.files[0]["unattributed"] == 2
+
+
+FIRST_PERSON = """清晨的雾还没有散。
+
+“你来得真早。”我说道。
+
+星野笑道：“我睡不着。”
+
+“那就走吧。”我说。
+
+我问道：“带了灯吗？”
+
+“带了。”星野答道。
+
+我叹了口气，说：“路很远。”
+
+“我不怕。”星野说。
+"""
+
+
+def test_a_narrator_who_says_i_becomes_a_speaker_by_the_alias_that_the_note_names() -> None:
+    _, tally = run({"a.txt": FIRST_PERSON}, aliases={})
+    note = unattributed(report(tally)["totals"])
+    assert note is not None and note.startswith("4 of 9 messages are quotations that nobody could be given")
+    assert "`extract.aliases: {我: []}`" in note
+    rows, tally = run({"a.txt": FIRST_PERSON}, aliases={"我": []})
+    assert unattributed(report(tally)["totals"]) is None
+    assert Counter(row["speaker"] for row in rows if row["kind"] == "speech") == {"我": 4, "星野": 3}
 
 
 # --- real scripts, where the folder is there

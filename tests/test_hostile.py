@@ -157,6 +157,7 @@ def test_a_catastrophic_alias_pattern_ends_in_an_error_within_seconds() -> None:
     ("change", "reason"),
     [
         ({"narrators": [1]}, "`extract.narrators`: expected a list of names, got [1]\nhint: quotes around a number"),
+        ({"kag_end": "(p"}, "`extract.kag_end`: expected a regular expression, got missing )"),
         ({"recurrence": 0}, "`extract.recurrence`: expected 1 or more, got 0"),
         ({"aliases": {1: []}}, "`extract.aliases`: expected a list of names under 1, got []"),
         ({"aliases": {"夏生": "夏声"}}, "`extract.aliases`: expected a list of names under 夏生, got '夏声'"),
