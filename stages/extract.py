@@ -105,7 +105,7 @@ class Tally:
 
 
 def check_params(params: ExtractParams) -> None:
-    """Names must be lists of texts: a text alone would count letter by letter. Raises InputError."""
+    """Numbers must count, patterns compile, and names be texts. Raises InputError."""
     if params.recurrence < 1:
         raise InputError(f"params.yaml: `extract.recurrence`: expected 1 or more, got {params.recurrence}")
     for key in ("kag_name", "kag_end"):
@@ -123,15 +123,20 @@ def check_params(params: ExtractParams) -> None:
             raise InputError(
                 f"params.yaml: `extract.files`: expected {', '.join(OF_A_FILE)} under {pattern!r}, got {own!r}"
             )
-    for aliases in (params.aliases, *(own.get("aliases", {}) for own in params.files.values())):
-        if not isinstance(aliases, dict):
-            raise InputError(f"params.yaml: `extract.aliases`: expected names with lists under them, got {aliases!r}")
-        for name, others in aliases.items():
-            if not isinstance(others, list) or not all(isinstance(other, str) for other in (name, *others)):
-                raise InputError(
-                    f"params.yaml: `extract.aliases`: expected a list of names under {name}, got {others!r}\n"
-                    f"hint: {name}: [] if there are none, and quotes around a number"
-                )
+        check_aliases(own.get("aliases", {}))
+    check_aliases(params.aliases)
+
+
+def check_aliases(aliases: Any) -> None:
+    """Names must be lists of texts: a text alone would count letter by letter. Raises InputError."""
+    if not isinstance(aliases, dict):
+        raise InputError(f"params.yaml: `extract.aliases`: expected names with lists under them, got {aliases!r}")
+    for name, others in aliases.items():
+        if not isinstance(others, list) or not all(isinstance(other, str) for other in (name, *others)):
+            raise InputError(
+                f"params.yaml: `extract.aliases`: expected a list of names under {name}, got {others!r}\n"
+                f"hint: {name}: [] if there are none, and quotes around a number"
+            )
 
 
 # --- names

@@ -102,6 +102,8 @@ def read_answers(path: Path) -> Iterator[Item]:
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or set(entry) != {"ask", "answer"} or not isinstance(entry["ask"], list):
             raise InputError(f"{path}: entry {number}: expected `ask` (a list) and `answer`, got {entry!r}")
+        if not all(isinstance(text, str) for text in (*entry["ask"], entry["answer"])):
+            raise InputError(f"{path}: entry {number}: expected texts, got {entry!r}\nhint: quotes around a number")
         yield Answers(f"{path.name}#{number}", entry["ask"], [entry["answer"]])
 
 

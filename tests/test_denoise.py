@@ -256,6 +256,13 @@ def test_a_word_of_the_work_may_be_taken_off_the_swear_list():
     assert len(clean[0].turns) == 2
 
 
+def test_a_speaker_of_many_words_has_her_short_lines_compared_by_letters_still():
+    name = "The Old Woman of the Light House"
+    said = script([("he", "Well?"), (name, "Good mornings!")], [("he", "And?"), (name, "Good morningss!")])
+    _, receipts, _ = denoise(said, with_rules("drop_near_duplicate_lines"), name)
+    assert [(row["rule"], row["before"]) for row in receipts] == [("drop_near_duplicate_lines", "Good morningss!")]
+
+
 @pytest.mark.parametrize("fillers", ["drop", "collapse", "describe"])
 def test_the_rule_fillers_follows_its_parameter(fillers):
     lines = ["他：说吧。", "她：嗯嗯啊……", "她低下头。"]

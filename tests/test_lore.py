@@ -88,6 +88,8 @@ def test_hand_written_answers_come_first_and_as_they_are(tmp_path):
     ("name", "text", "reason"),
     [
         ("a.yaml", "- ask: 你好吗？\n  answer: 好！\n", "expected `ask` \\(a list\\) and `answer`"),
+        ("a.yaml", "- ask: [几岁？]\n  answer: 15\n", "entry 1: expected texts, got .*\nhint: quotes around a number"),
+        ("a.yaml", "ask: [你好吗？]\nanswer: 好！\n", "expected a list of `ask` and `answer`, got {'ask'"),
         ("a.yaml", "a: [", "expected YAML"),
         ("a.txt", "", "expected a lore page, one of .yaml, .md, .wiki"),
     ],
@@ -95,6 +97,15 @@ def test_hand_written_answers_come_first_and_as_they_are(tmp_path):
 def test_a_page_that_cannot_be_read_is_refused(tmp_path, name, text, reason):
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=reason):
+        list(read_lore(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "a.md", "a.wiki"])
+def test_a_page_in_another_encoding_is_refused_with_the_cure(tmp_path, name):
+    (tmp_path / name).write_bytes("汐见镇".encode("gb18030"))
+    with pytest.raises(
+        InputError, match=rf"{name}: expected UTF-8, got the byte 0x.. in line 1\nhint: save it as UTF-8"
+    ):
         list(read_lore(tmp_path))
 
 
