@@ -34,6 +34,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, Pr
 from transformers.distributed import DistributedConfig
 
 from stages import baichuan
+from stages.conversation import encode
 from stages.records import InputError
 
 EMBEDDED = "embedded"
@@ -57,12 +58,14 @@ ATTENTION = (
     "v_proj",
     "o_proj",
     "W_pack",
+    "qkv_proj",
+    "query_key_value",
     "q_a_proj",
     "q_b_proj",
     "kv_a_proj_with_mqa",
     "kv_b_proj",
 )
-MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj")
+MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "dense_h_to_4h", "dense_4h_to_h")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -71,18 +74,21 @@ def load_base(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The frozen model, in eval mode on the best device, and its tokenizer with a chat template.
 
-    `dtype` is auto, bf16, fp16 or fp32; `quantize` is nf4 (bitsandbytes) or None. With `shards`, the number of
-    torchrun's processes, each holds that part of every weight and gathers a layer's when it is needed (FSDP2).
+    `dtype` is auto, bf16, fp16 or fp32; auto gives up fp16 for fp32 where the model overflows it. `quantize` is nf4
+    (bitsandbytes) or None. With `shards`, the number of torchrun's processes, each holds that part of every weight and
+    gathers a layer's when it is needed (FSDP2).
     """
     device = find_device()
-    options = {"dtype": find_dtype(dtype, device), **_placement(device, shards), **_quantization(quantize)}
+    number, placement = find_dtype(dtype, device), _placement(device, shards)
     folder = find_folder(name, revision=revision)
-    try:
-        model = _read_model(folder, options)
-    except SafetensorError as error:
-        raise InputError(f"{name}: expected whole weights in {folder}, got {error}\nhint: fetch them anew") from error
+    tokenizer = _tokenizer(name, folder)
+    model = _read_model(name, folder, {"dtype": number, **placement, **_quantization(quantize, number)})
+    if dtype == "auto" and number == torch.float16 and overflows(model, tokenizer):
+        del model  # there may be no room for two
+        number = torch.float32
+        model = _read_model(name, folder, {"dtype": number, **placement, **_quantization(quantize, number)})
     model.config._name_or_path = model.name_or_path = name  # an adapter names its base by this, never by a local path
-    return model.eval().requires_grad_(False), _tokenizer(name, folder)
+    return model, tokenizer
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerFast:
@@ -102,13 +108,29 @@ def lora_targets(model: PreTrainedModel) -> list[str]:
             "hint: take a dense model, such as Qwen/Qwen3-4B"
         )
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    if linear.isdisjoint(ATTENTION):
+        raise InputError(
+            f"{model.name_or_path}: expected attention projections of a known name ({', '.join(ATTENTION)}), "
+            f"found {', '.join(sorted(linear))}\nhint: take another base"
+        )
     return [name for name in ATTENTION + MLP if name in linear]
 
 
-def _read_model(folder: Path, options: dict[str, Any]) -> PreTrainedModel:
-    if _is_baichuan(folder):
-        return baichuan.load_model(folder, **options)
-    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
+def overflows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether a greeting is more than the precision holds: Gemma 3's states pass 100,000, and fp16 ends at 65,504."""
+    ids = encode(tokenizer, [{"role": "user", "content": "你好"}], add_generation_prompt=True)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
+    return not logits.isfinite().all().item()
+
+
+def _read_model(name: str, folder: Path, options: dict[str, Any]) -> PreTrainedModel:
+    plain = {} if _is_baichuan(folder) else {"trust_remote_code": False, "use_safetensors": True}
+    load = baichuan.load_model if _is_baichuan(folder) else AutoModelForCausalLM.from_pretrained
+    try:
+        return load(folder, **plain, **options).eval().requires_grad_(False)
+    except SafetensorError as error:
+        raise InputError(f"{name}: expected whole weights in {folder}, got {error}\nhint: fetch them anew") from error
 
 
 # --- device and precision
@@ -139,7 +161,7 @@ def _placement(device: torch.device, shards: int) -> dict[str, Any]:
     return {"device_map": {"": device}} if shards == 1 else {"distributed_config": DistributedConfig(fsdp_size=shards)}
 
 
-def _quantization(quantize: str | None) -> dict[str, Any]:
+def _quantization(quantize: str | None, compute: torch.dtype) -> dict[str, Any]:
     if quantize is None:
         return {}
     if quantize != "nf4":
@@ -150,7 +172,6 @@ def _quantization(quantize: str | None) -> dict[str, Any]:
         raise InputError(f"quantize: {quantize} needs bitsandbytes\nhint: pip install bitsandbytes") from error
     from transformers import BitsAndBytesConfig
 
-    compute = find_dtype("auto", find_device())
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     return {"quantization_config": nf4}
 

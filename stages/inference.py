@@ -486,12 +486,12 @@ def repeats(tokens: Sequence[int]) -> dict[int, int]:
 def sample(logits: Tensor, draws: Sequence[float], decoding: Decoding) -> list[int]:
     """Inverse transform sampling among the top k that together have the share top p; draws are in [0, 1)."""
     count = min(decoding.top_k or CANDIDATES, CANDIDATES, logits.shape[-1])
-    best, tokens = logits.topk(count, dim=-1)
+    best, tokens = (part.cpu() for part in logits.topk(count, dim=-1))  # Apple's GPUs have no fp64
     shares = (best / decoding.temperature).softmax(-1)
     before = shares.cumsum(-1) - shares
     shares = shares.masked_fill(before >= decoding.top_p, 0.0).double()
     reach = shares.cumsum(-1)
-    draw = torch.tensor(draws, device=logits.device, dtype=torch.double)[:, None] * reach[:, -1:]
+    draw = torch.tensor(draws, dtype=torch.double)[:, None] * reach[:, -1:]
     chosen = (reach <= draw).sum(-1, keepdim=True).clamp(max=count - 1)
     return tokens.gather(1, chosen)[:, 0].tolist()
 

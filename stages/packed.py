@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stages.head import label_losses
+from stages.records import InputError
 
 IGNORE = -100
 MOST_QUERIES = 256  # of one matrix of scores: more of it would be hidden by the causal mask, and computed for nothing
@@ -94,21 +95,23 @@ def dialogue_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    attend: Callable[..., Tensor] | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of a packed row: the opening within itself, each rest to the opening and within itself.
 
-    Tensors are [1, heads, tokens, head size]. Raises NotImplementedError for a model whose attention is more than that;
-    `choose_layout` then pads.
+    `attend` computes one such part; None is the fastest way for the device. Tensors are [1, heads, tokens, head size].
+    Raises NotImplementedError for a model whose attention is more than that; `choose_layout` then pads.
     """
     extra = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if extra or dropout or attention_mask is not None or not getattr(module, "is_causal", True):
         raise NotImplementedError(f"packed attention is plain and causal, {type(module).__name__} asks for {extra}")
+    attend = attend or _attend
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     (_, *queries), (opening, *keys), (opened, *values) = (t.split(list(lengths), dim=2) for t in (query, key, value))
-    outputs = [_attend(query[:, :, : lengths[0]], opening, opened, sliding_window, scale)]
+    outputs = [attend(query[:, :, : lengths[0]], opening, opened, sliding_window, scale)]
     for q, k, v in zip(queries, keys, values, strict=True):
-        outputs.append(_attend(q, torch.cat((opening, k), 2), torch.cat((opened, v), 2), sliding_window, scale))
+        outputs.append(attend(q, torch.cat((opening, k), 2), torch.cat((opened, v), 2), sliding_window, scale))
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
@@ -117,12 +120,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale
     (_, heads, new, size), (_, groups, total, _) = query.shape, key.shape
     fold = heads // groups
     if query.device.type not in ("cpu", "meta") or heads * new * total > MOST_SCORES:
-        key, value = (
-            t[:, :, None].expand(-1, -1, fold, -1, -1).reshape(1, heads, total, t.shape[-1]) for t in (key, value)
-        )
-        plain = new == total <= (window or total)
-        mask = None if plain else _seen(new, total, window, query.device)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=plain, scale=scale)
+        return fused_attend(query, key, value, window, scale)
     if new > MOST_QUERIES:
         half, seen = new // 2, total - new + new // 2
         first = _attend(query[:, :, :half], key[:, :, :seen], value[:, :, :seen], window, scale)
@@ -132,6 +130,25 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale
     folded = (query * scale).reshape(1, groups, fold * new, size)  # heads that share a key, as rows of one matrix
     scores = (folded @ key.mT).view(1, groups, fold, new, total) + bias
     return (scores.softmax(-1).view(1, groups, fold * new, total) @ value).reshape(1, heads, new, value.shape[-1])
+
+
+def fused_attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    scale: float,
+    kernel: Callable[..., Tensor] = F.scaled_dot_product_attention,
+) -> Tensor:
+    """The same by a kernel that keeps no scores."""
+    (_, heads, new, _), (_, groups, total, _) = query.shape, key.shape
+    key, value = (
+        t[:, :, None].expand(-1, -1, heads // groups, -1, -1).reshape(1, heads, total, t.shape[-1])
+        for t in (key, value)
+    )
+    plain = new == total <= (window or total)
+    mask = None if plain else _seen(new, total, window, query.device)
+    return kernel(query, key, value, attn_mask=mask, is_causal=plain, scale=scale)
 
 
 def _seen(new: int, total: int, window: int | None, device: torch.device) -> Tensor:
@@ -181,21 +198,21 @@ def _forward(self: PreTrainedModel, input_ids: Tensor, labels: Tensor, **attenti
 def choose_layout(model: PreTrainedModel) -> Layout:
     """The first layout under which the model gives what it gives to single dialogues; sets the model's attention to it.
 
-    Raises ValueError where none does: the head is then more than a matrix, a bias and a soft cap.
+    Raises InputError where none does: the head is then more than a matrix, a bias and a soft cap.
     """
     truth = _truth(model)
     for layout in LAYOUTS:
         if (layout is not PACKED or packable(model)) and _agrees(model, layout, truth):
             return layout
-    raise ValueError(f"the loss of {type(model).__name__} is not that of its last hidden state and its head")
+    raise InputError(f"the loss of {type(model).__name__} is not that of its last hidden state and its head")
 
 
 def packable(model: PreTrainedModel) -> bool:
-    """Attention through the common interface in every layer: no recurrent state, no chunks, no mask of its own."""
+    """Attention through the common interface in every layer: no recurrent state, chunks, mask or dropout of its own."""
     config = model.config.get_text_config()
     layers = getattr(config, "layer_types", None) or PLAIN_LAYERS
-    own_mask = getattr(config, "alibi", False)
-    return model._can_set_attn_implementation() and set(layers) <= PLAIN_LAYERS and not own_mask
+    more = getattr(config, "alibi", False) or getattr(config, "attention_dropout", 0)
+    return model._can_set_attn_implementation() and set(layers) <= PLAIN_LAYERS and not more
 
 
 def _probe(model: PreTrainedModel) -> list[Sample]:

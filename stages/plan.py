@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stages import baichuan
 from stages.base_model import find_device, find_dtype, find_folder, load_tokenizer
-from stages.packed import IGNORE, PACKED, Sample, pack, packable, pad
+from stages.packed import IGNORE, PACKED, Batch, Sample, dialogue_attention, fused_attend, pack, packable, pad
 from stages.train import TrainParams, add_lora, read_lessons
 
 NF4_BYTES = 0.53  # a weight: half a byte, and the scales of its block
@@ -163,13 +164,12 @@ def verdict(peak: float, way: Way, room: float, device: str) -> str:
 
 def peak_bytes(model: PeftModel, text: Text, params: TrainParams, way: Way, device: str) -> float:
     """Weights, optimiser, what the longest row's backward pass holds."""
-    collate = pack if packable(model.get_base_model()) else pad
-    batch = collate(text.samples[: params.batch_size // way.accumulation])
+    part = text.samples[: params.batch_size // way.accumulation]
     layers = model.config.get_text_config().num_hidden_layers
-    held = activation_bytes(model, batch, fused=device == "cuda")
-    width = model.config.get_text_config().hidden_size * model.dtype.itemsize * batch["labels"].numel()
-    activations = held / layers + layers * width if way.checkpointing else held
-    return weight_bytes(model, way) + activations + held / layers + RUNTIME.get(device, 1e9)
+    held, tokens = activations(model, part, fused=device == "cuda")
+    width = model.config.get_text_config().hidden_size * model.dtype.itemsize * tokens
+    kept = held / layers + layers * width if way.checkpointing else held
+    return weight_bytes(model, way) + kept + held / layers + RUNTIME.get(device, 1e9)
 
 
 def weight_bytes(model: PeftModel, way: Way) -> float:
@@ -180,8 +180,17 @@ def weight_bytes(model: PeftModel, way: Way) -> float:
     return (frozen - quantized) * model.dtype.itemsize + quantized * NF4_BYTES + trained * LORA_BYTES
 
 
-def activation_bytes(model: PeftModel, batch: dict[str, Any], *, fused: bool) -> int:
-    """Bytes that autograd keeps of one forward pass of the body, counted on a run without arithmetic."""
+def activations(model: PeftModel, samples: list[Sample], *, fused: bool) -> tuple[int, int]:
+    """Bytes that autograd keeps of one forward pass of the body over these samples, and the pass's tokens."""
+    if packable(model.get_base_model()):
+        try:
+            return _held(model, pack(samples), "fused" if fused else PACKED.attention)
+        except NotImplementedError:  # an attention that a packed row does without
+            pass
+    return _held(model, pad(samples), "eager")  # keeps more than others: a cautious plan
+
+
+def _held(model: PeftModel, batch: Batch, attention: str) -> tuple[int, int]:
     held: dict[int, int] = {}
     own = {weight.untyped_storage()._cdata for weight in model.parameters()}
 
@@ -192,29 +201,28 @@ def activation_bytes(model: PeftModel, batch: dict[str, Any], *, fused: bool) ->
         return tensor
 
     base: PreTrainedModel = model.get_base_model()
-    packed = "fused" if fused else PACKED.attention
-    base.set_attn_implementation(packed if "lengths" in batch else "eager")  # eager keeps more: a cautious plan
+    base.set_attn_implementation(attention)
     row = {name: v.to("meta") if isinstance(v, Tensor) else v for name, v in batch.items() if name != "labels"}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         base.get_decoder()(use_cache=False, **row)
-    return sum(held.values())
+    return sum(held.values()), batch["labels"].numel()
 
 
 class _Fused(torch.autograd.Function):
-    """What a fused attention kernel keeps: its inputs and its output."""
+    """What a fused attention kernel keeps: its inputs, the mask as a bias, and its output."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, output)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, output, None if mask is None else mask.to(query.dtype))
         return output
 
 
-def _fused(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    return _Fused.apply(query, key, value).transpose(1, 2), None
+def _kernel(query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None, **_: Any) -> Tensor:
+    return _Fused.apply(query, key, value, attn_mask)
 
 
-ALL_ATTENTION_FUNCTIONS.register("fused", _fused)
+ALL_ATTENTION_FUNCTIONS.register("fused", partial(dialogue_attention, attend=partial(fused_attend, kernel=_kernel)))
 
 
 # --- time

@@ -28,6 +28,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list, gather_object
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch.distributed.tensor import DTensor
@@ -65,6 +66,7 @@ CURVE_OF = {"loss": "train_loss", BITS: "validation_bits_per_character"}  # the 
 COLUMNS = ("step", "epoch", *CURVE_OF.values())
 DECODING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
 SPLITS = ("train", "validation")
+REMEDY = "lower train.learning_rate, or take a base that bears the precision named above"
 SAVE_SECONDS = 60.0  # between checkpoints within an epoch; decides no byte of the adapter
 
 
@@ -166,15 +168,14 @@ class DialogueTrainer(Trainer):
         """Bits a character over the validation lessons, each process taking its share."""
         lessons: Lessons = self.eval_dataset
         self.model.eval()
-        nats = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        nats = 0.0
         size = self.args.per_device_train_batch_size
         samples = fill(lessons.samples, size * self.args.world_size)  # all take as many turns: sharded weights wait
         batches = [samples[i : i + size] for i in range(0, len(samples), size)]
         with torch.no_grad():
             for batch in batches[self.args.process_index :: self.args.world_size]:
-                nats += self.model(**self._prepare_inputs(self.data_collator(batch)))["loss"]
-        nats = self.accelerator.reduce(nats, "sum").item()
-        metrics = {BITS: nats / math.log(2) / lessons.characters}
+                nats += self.model(**self._prepare_inputs(self.data_collator(batch)))["loss"].item()
+        metrics = {BITS: sum(gather_object([nats])) / math.log(2) / lessons.characters}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -189,9 +190,9 @@ class Keeper(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Not at an epoch's last step: its evaluation is still to come, and would be missed by who resumes from here.
-        saves = args.save_strategy != "no"
-        if saves and self._within(state) and time.monotonic() - self.saved >= SAVE_SECONDS:
-            control.should_save = True
+        if args.save_strategy != "no" and self._within(state):
+            due = time.monotonic() - self.saved >= SAVE_SECONDS
+            control.should_save = broadcast_object_list([due])[0]  # by one clock: who saves waits for the others
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Not where max_steps ends the last epoch early: the Trainer would go on with that epoch.
@@ -234,6 +235,9 @@ class Progress(TrainerCallback):
         self.tokens += self.trainer.step_tokens
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
+        wrong = [f"{name} is {logs[name]}" for name in logs.keys() & CURVE_OF if not math.isfinite(logs[name])]
+        if wrong:
+            raise InputError(f"step {state.global_step}: expected finite losses, {wrong[0]}\nhint: {REMEDY}")
         if state.is_world_process_zero and not logs.keys().isdisjoint(CURVE_OF):
             write_curves(self.curves, state.log_history)
             self._report(state, logs)
@@ -299,8 +303,6 @@ def make_arguments(params: TrainParams) -> TrainingArguments:
         ddp_find_unused_parameters=False,
         ddp_backend="gloo" if cpu and "RANK" in os.environ else None,
         use_cpu=cpu,
-        fp16=not cpu
-        and not torch.cuda.is_bf16_supported(including_emulation=False),  # scales the loss, or it underflows
         report_to=[],
         disable_tqdm=True,
         log_level="error",
@@ -436,6 +438,7 @@ def environment(arguments: TrainingArguments, layout: Layout, model: PreTrainedM
         "layout": [layout.name, layout.attention],
         "threads": torch.get_num_threads(),
         "processes": arguments.world_size,
+        "shards": SHARD in os.environ,
         "accumulation": arguments.gradient_accumulation_steps,
         "python": platform.python_version(),
         **{name: sys.modules[name].__version__ for name in packages},
@@ -477,8 +480,8 @@ def check_params(params: TrainParams) -> None:
     """The values must be ones we can keep a promise about."""
     if params.quantize not in ("none", "nf4"):
         raise InputError(f"params.yaml: `train.quantize`: expected none or nf4, got {params.quantize!r}")
-    if SHARD in os.environ and params.quantize != "none":
-        raise InputError(f"params.yaml: `train.quantize`: with {SHARD} expected none, got {params.quantize}")
+    if SHARD in os.environ and (params.quantize != "none" or params.dora):
+        raise InputError(f"params.yaml: with {SHARD} expected `train.quantize: none` and `train.dora: false`")
     if params.quantize == "nf4" and not torch.cuda.is_available():
         raise InputError("params.yaml: `train.quantize: nf4` needs an NVIDIA GPU, found none\nhint: set it to none")
     if params.max_steps and params.patience:
@@ -494,6 +497,9 @@ def train(params: TrainParams, dataset: Path, adapter: Path, curves: Path, check
     quantize = None if params.quantize == "none" else params.quantize
     shards = arguments.world_size if SHARD in os.environ else 1
     base, tokenizer = load_base(params.base_model, revision=params.revision, quantize=quantize, shards=shards)
+    arguments.mixed_precision = (
+        "fp16" if base.dtype == torch.float16 else "no"
+    )  # fp16: scale the loss, or it underflows
     lessons, check = (read_lessons(dataset / f"{split}.jsonl", tokenizer, params.max_length) for split in SPLITS)
     require_turns(lessons, check, params)
     layout = choose_layout(base)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
+from safetensors.torch import load_file, save_file
 
 from stages import base_model
 from stages.base_model import default_template, find_dtype, load_base, load_tokenizer
@@ -151,6 +152,16 @@ def test_an_unknown_precision_or_quantisation_is_named(folder):
 def test_a_cpu_gets_bf16_only_where_it_multiplies_it(flags, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
     assert find_dtype("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1, torch.float16), (1e6, torch.float32)])
+def test_a_base_whose_states_overflow_fp16_is_loaded_in_fp32(scale, expected, folder, monkeypatch):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.down_proj.weight"] *= scale
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(base_model, "find_dtype", lambda dtype, device: torch.float16)  # as on an older GPU
+    assert load_base(str(folder))[0].dtype == expected
+    assert load_base(str(folder), dtype="fp16")[0].dtype == torch.float16, "asked for by name"
 
 
 # --- templates

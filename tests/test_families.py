@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    MambaConfig,
+    Phi3Config,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from stages import evaluate, format, train
 from stages.base_model import load_base, lora_targets
@@ -18,6 +25,7 @@ from stages.inference import load_character, reply_batch
 from stages.records import InputError
 from tests.compatibility import BAICHUAN, FAMILIES, baichuan_checkpoint, family_checkpoint, print_tables
 
+SMALL = dict(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
 ROOT = Path(__file__).parents[1]
 SYSTEM = {"role": "system", "content": "你是亚托莉。"}
 TURNS = (
@@ -109,10 +117,33 @@ def test_gemma_takes_neighbours_of_one_role_and_a_greeting_first(loaded):
 
 
 def test_a_mixture_of_experts_is_refused():
-    sizes = dict(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
-    config = Qwen3MoeConfig(**sizes, moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2, head_dim=8)
+    config = Qwen3MoeConfig(**SMALL, moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2, head_dim=8)
     with pytest.raises(InputError, match="mixture of experts"):
         lora_targets(Qwen3MoeForCausalLM(config))
+
+
+@pytest.mark.parametrize(
+    ("config", "targets"),
+    [
+        (
+            Phi3Config(**SMALL, pad_token_id=0, intermediate_size=24),
+            ["o_proj", "qkv_proj", "down_proj", "gate_up_proj"],
+        ),
+        (
+            BloomConfig(vocab_size=97, n_layer=1, n_head=2, hidden_size=16),
+            ["query_key_value", "dense_h_to_4h", "dense_4h_to_h"],
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_fused_projections_are_targets_too(config, targets):
+    assert lora_targets(AutoModelForCausalLM.from_config(config)) == targets
+
+
+def test_a_base_with_attention_of_unknown_names_is_refused_rather_than_adapted_by_half():
+    config = MambaConfig(vocab_size=97, hidden_size=16, num_hidden_layers=1, state_size=4)
+    with pytest.raises(InputError, match="expected attention projections of a known name"):
+        lora_targets(AutoModelForCausalLM.from_config(config))
 
 
 @pytest.mark.slow

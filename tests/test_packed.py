@@ -10,6 +10,7 @@ from transformers import (
     BloomConfig,
     Gemma2Config,
     Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
     MambaConfig,
     Qwen3Config,
@@ -17,6 +18,7 @@ from transformers import (
 
 from stages import head, packed
 from stages.packed import IGNORE, Sample, choose_layout, install
+from stages.records import InputError
 
 SIZES = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
 SIZES["head_dim"] = 8
@@ -28,6 +30,7 @@ GEMMA3 = Gemma3TextConfig(
 GEMMA2 = Gemma2Config(**SIZES, num_key_value_heads=2, sliding_window=WINDOW, final_logit_softcapping=2.0)
 LLAMA = LlamaConfig(**SIZES, num_key_value_heads=2, tie_word_embeddings=False)
 QWEN3 = Qwen3Config(**SIZES, num_key_value_heads=2, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1)
+GRANITE = GraniteConfig(**SIZES, num_key_value_heads=2, attention_dropout=0.1, logits_scaling=2.0)
 BLOOM = BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4)
 MAMBA = MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)
 LAYOUT = {
@@ -35,6 +38,7 @@ LAYOUT = {
     "llama": (LLAMA, "packed"),
     "qwen3": (QWEN3, "packed"),
     "gemma2": (GEMMA2, "padded"),  # soft-capped attention
+    "granite": (GRANITE, "padded"),  # attention with dropout
     "bloom": (BLOOM, "padded"),  # ALiBi
     "mamba": (MAMBA, "padded"),  # a state that runs on over the border
 }
@@ -147,7 +151,7 @@ def test_a_batch_of_nothing_has_loss_zero_and_zero_gradients():
 def test_a_head_that_is_more_than_a_matrix_is_refused():
     model = make(LLAMA)
     model.lm_head.register_forward_hook(lambda module, args, logits: logits * 3)
-    with pytest.raises(ValueError, match="LlamaForCausalLM"):
+    with pytest.raises(InputError, match="LlamaForCausalLM"):
         choose_layout(model)
 
 

@@ -5,17 +5,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig
 
+from stages import packed
 from stages.base_model import find_device
 from stages.packed import IGNORE, Sample, choose_layout, install, pack
 from stages.params import load_params
-from stages.plan import RETURNED, Text, Way, activation_bytes, peak_bytes, plan, read_text, verdict
+from stages.plan import RETURNED, Text, Way, activations, peak_bytes, plan, read_text, verdict
 from stages.train import TrainParams, add_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # PEFT 0.21 asks by the old name
 
-TINY = LlamaConfig(vocab_size=101, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
+SHAPE = {
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}
+TINY = LlamaConfig(**SHAPE)
 SAMPLES = [Sample([7] * 30 + [i] * 50, [IGNORE] * 40 + [i] * 40) for i in range(8)]
 
 
@@ -24,12 +32,12 @@ def params():
     return load_params("train", TrainParams, Path(__file__).parents[1] / "params.yaml")
 
 
-def adapted(params, device):
+def adapted(params, device, config=TINY, dtype=torch.float32):
     with torch.device(device):
-        return add_lora(AutoModelForCausalLM.from_config(TINY, dtype=torch.float32), params)
+        return add_lora(AutoModelForCausalLM.from_config(config, dtype=dtype), params)
 
 
-def held_by_a_real_step(model):
+def held_by_a_real_step(model, samples=SAMPLES):
     """Bytes that autograd keeps of the body's forward pass, the weights aside."""
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     held = {}
@@ -40,7 +48,7 @@ def held_by_a_real_step(model):
             held[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    batch = pack(SAMPLES)
+    batch = pack(samples)
     labels = batch.pop("labels")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.get_base_model().get_decoder()(use_cache=False, **batch)
@@ -52,8 +60,26 @@ def test_the_planned_activations_are_those_of_a_real_step(params):
     choose_layout(model.get_base_model())
     install(model.get_base_model())
     real, _ = held_by_a_real_step(model)
-    planned = activation_bytes(adapted(params, "meta"), pack(SAMPLES), fused=False)
+    planned, tokens = activations(adapted(params, "meta"), SAMPLES, fused=False)
+    assert planned == pytest.approx(real, rel=0.02) and tokens == pack(SAMPLES)["labels"].numel()
+
+
+@pytest.mark.parametrize("window", [None, 48])
+def test_the_planned_activations_of_a_gpu_are_those_of_a_step_through_fused_attention(window, params, monkeypatch):
+    monkeypatch.setattr(packed, "MOST_SCORES", 0)  # as on a GPU, where no part goes by plain matrices
+    config = MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=window)
+    model = adapted(params, "cpu", config, torch.bfloat16)
+    choose_layout(model.get_base_model())
+    real, _ = held_by_a_real_step(model)
+    planned, _ = activations(adapted(params, "meta", config, torch.bfloat16), SAMPLES, fused=True)
     assert planned == pytest.approx(real, rel=0.02)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_attention_that_a_packed_row_does_without_is_planned_in_padded_rows(fused, params):
+    config = Gemma2Config(**SHAPE, head_dim=8, sliding_window=16, attn_logit_softcapping=50.0)
+    _, tokens = activations(adapted(params, "meta", config), SAMPLES[:2], fused=fused)
+    assert tokens == 2 * len(SAMPLES[0].ids)
 
 
 def test_each_way_to_save_memory_saves_some(params):

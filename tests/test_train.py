@@ -21,6 +21,7 @@ from peft import PeftModel
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3TextConfig, PreTrainedTokenizerFast
 
 import stages.train
@@ -187,6 +188,27 @@ def test_accumulation_changes_the_result_by_rounding_alone(work, params, tmp_pat
     run(work, params, tmp_path / "four")
     one, four = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "four"))
     assert max((one[name] - four[name]).norm() / one[name].norm() for name in one) < 0.05  # bf16
+    one, four = (losses(tmp_path / name / "train.tsv") for name in ("one", "four"))
+    assert one == pytest.approx(four, rel=0.01), "the scale of the loss, to which Adam is blind"
+
+
+def test_the_first_loss_is_that_of_the_base(work, params, tmp_path):
+    run(work, replace(params, batch_size=21), tmp_path)  # the whole split at once, before anything is learned
+    base, tokenizer = load_base(str(work / "base"))
+    lessons = read_lessons(work / "dataset" / "train.jsonl", tokenizer, 2048)
+    nats = 0.0
+    for ids, labels in lessons.samples:
+        logits = base(input_ids=torch.tensor([ids])).logits[0, :-1].float()
+        nats += cross_entropy(logits, torch.tensor(labels[1:]), ignore_index=IGNORE, reduction="sum").item()
+    assert losses(tmp_path / "train.tsv")[0] == pytest.approx(nats / lessons.supervised, rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(work, params, tmp_path):
+    with pytest.raises(
+        InputError, match=r"step \d: expected finite losses, loss is nan\nhint: lower train.learning_rate"
+    ):
+        run(work, replace(params, learning_rate=1e38), tmp_path)
+    assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.parametrize("changes", [{"dora": True}, {"rslora": True}, {"gradient_checkpointing": True}], ids=str)
@@ -201,10 +223,19 @@ def test_gradient_checkpointing_changes_no_byte(work, params, tmp_path):
     assert written(tmp_path / "without") == written(tmp_path / "with")
 
 
-def validation_bits(curves):
-    """The column of bits a character, the base model's first."""
+def column(curves, place):
     rows = [line.split("\t") for line in curves.read_text().splitlines()[1:]]
-    return [float(row[3]) for row in rows if row[3]]
+    return [float(row[place]) for row in rows if row[place]]
+
+
+def losses(curves):
+    """Nats a token of each step's batch, before the step."""
+    return column(curves, 2)
+
+
+def validation_bits(curves):
+    """Bits a character after each epoch, the base model's first."""
+    return column(curves, 3)
 
 
 def bits_of(adapter, work):
@@ -471,10 +502,24 @@ def test_two_processes_killed_and_resumed_give_the_same_bytes(options, changes, 
     assert abs(bits_of(out / "models" / "adapter", work) - best) < 2e-6
 
 
-def test_a_base_that_is_shared_out_is_not_quantised(params, monkeypatch):
+@pytest.mark.slow
+def test_two_processes_save_at_the_same_step_whatever_their_clocks(work, params, tmp_path):
+    launched(work, params, tmp_path / "two", TWO)
+    shutil.copytree(tmp_path / "two" / "processed", tmp_path / "clocks" / "processed")
+    shutil.copy(tmp_path / "two" / "params.yaml", tmp_path / "clocks")
+    script = str(ROOT / "tests" / "two_clocks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", *TWO[LAUNCH].split(), script]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=tmp_path / "clocks", env=environment, check=True, timeout=300)
+    one, other = (tmp_path / name / "models" / "adapter" / "adapter_model.safetensors" for name in ("two", "clocks"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("values", [{"quantize": "nf4"}, {"dora": True}], ids=str)
+def test_what_reads_whole_weights_is_refused_where_they_are_shared_out(values, params, monkeypatch):
     monkeypatch.setenv(SHARD, "1")
-    with pytest.raises(InputError, match=f"with {SHARD} expected none, got nf4"):
-        check_params(replace(params, quantize="nf4"))
+    with pytest.raises(InputError, match=f"with {SHARD} expected `train.quantize: none` and `train.dora: false`"):
+        check_params(replace(params, **values))
 
 
 def test_one_process_alone_shares_nothing_out(work, params, tmp_path):
