@@ -58,6 +58,7 @@ from stages.trust import SENSES
 DATASET = Path("processed/dataset")
 ADAPTER = Path("models/adapter")
 CURVES = Path("reports/train.tsv")
+ACCUMULATION = "TRAIN_ACCUMULATION"
 LAUNCH = "TRAIN_LAUNCH"  # options of torchrun, such as --nproc-per-node 4; of the machine, so not in params.yaml
 SHARD = "TRAIN_SHARD"  # set: the processes share out the base's weights instead of holding a copy each
 CHECKPOINTS = Path("checkpoints")  # in $DVC_ROOT, so that `dvc exp run --temp` finds them too
@@ -65,6 +66,11 @@ BITS = "eval_bits_per_character"
 CURVE_OF = {"loss": "train_loss", BITS: "validation_bits_per_character"}  # the Trainer's name -> the column
 COLUMNS = ("step", "epoch", *CURVE_OF.values())
 DECODING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+CHOICES = {
+    "quantize": ("none", "nf4"),
+    "schedule": ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "inverse_sqrt", "linear"),
+}
+COUNTS = ("rank", "batch_size", "max_length")  # 1 or more
 SPLITS = ("train", "validation")
 REMEDY = "lower train.learning_rate, or take a base that bears the precision named above"
 SAVE_SECONDS = 60.0  # between checkpoints within an epoch; decides no byte of the adapter
@@ -282,7 +288,7 @@ def make_arguments(params: TrainParams) -> TrainingArguments:
         output_dir=str(CHECKPOINTS),
         num_train_epochs=params.epochs,
         max_steps=params.max_steps or -1,
-        gradient_accumulation_steps=int(os.environ.get("TRAIN_ACCUMULATION", "1")),
+        gradient_accumulation_steps=accumulation(),
         learning_rate=params.learning_rate,
         lr_scheduler_type=params.schedule,
         warmup_steps=params.warmup,
@@ -311,11 +317,19 @@ def make_arguments(params: TrainParams) -> TrainingArguments:
     ways = arguments.world_size * arguments.gradient_accumulation_steps
     if params.batch_size % ways:
         raise InputError(
-            f"params.yaml: `train.batch_size`: expected a multiple of {ways} (processes times TRAIN_ACCUMULATION), "
+            f"params.yaml: `train.batch_size`: expected a multiple of {ways} (processes times {ACCUMULATION}), "
             f"got {params.batch_size}"
         )
     arguments.per_device_train_batch_size = params.batch_size // ways
     return arguments
+
+
+def accumulation() -> int:
+    """Parts of a batch that a process takes one after the other, from the environment: the machine decides it."""
+    parts = os.environ.get(ACCUMULATION, "1")
+    if not parts.isdecimal() or int(parts) < 1:
+        raise InputError(f"{ACCUMULATION}: expected a number of parts, 1 or more, got {parts!r}")
+    return int(parts)
 
 
 def add_lora(model: PreTrainedModel, params: TrainParams) -> PeftModel:
@@ -478,16 +492,29 @@ def make_deterministic() -> None:
 
 def check_params(params: TrainParams) -> None:
     """The values must be ones we can keep a promise about."""
-    if params.quantize not in ("none", "nf4"):
-        raise InputError(f"params.yaml: `train.quantize`: expected none or nf4, got {params.quantize!r}")
-    if SHARD in os.environ and (params.quantize != "none" or params.dora):
-        raise InputError(f"params.yaml: with {SHARD} expected `train.quantize: none` and `train.dora: false`")
-    if params.quantize == "nf4" and not torch.cuda.is_available():
-        raise InputError("params.yaml: `train.quantize: nf4` needs an NVIDIA GPU, found none\nhint: set it to none")
+    for name, known in CHOICES.items():
+        if (value := getattr(params, name)) not in known:
+            raise InputError(f"params.yaml: `train.{name}`: expected one of {', '.join(known)}, got {value!r}")
+    for name in COUNTS:
+        if (value := getattr(params, name)) < 1:
+            raise InputError(f"params.yaml: `train.{name}`: expected 1 or more, got {value}")
     if params.max_steps and params.patience:
         raise InputError("params.yaml: `train.max_steps` and `train.patience` exclude each other\nhint: set one to 0")
     if sorted(params.decoding) != sorted(DECODING):
         raise InputError(f"params.yaml: `train.decoding`: expected the keys {DECODING}, got {tuple(params.decoding)}")
+    words = [f"{name}: {value}" for name, value in params.decoding.items() if not isinstance(value, int | float)]
+    if words:
+        raise InputError(f"params.yaml: `train.decoding`: expected numbers, got {', '.join(words)}")
+
+
+def check_machine(params: TrainParams) -> None:
+    """What the values ask of this machine and its settings must be there."""
+    if SHARD in os.environ and (params.quantize != "none" or params.dora):
+        raise InputError(f"params.yaml: with {SHARD} expected `train.quantize: none` and `train.dora: false`")
+    if params.quantize == "nf4" and not torch.cuda.is_available():
+        raise InputError("params.yaml: `train.quantize: nf4` needs an NVIDIA GPU, found none\nhint: set it to none")
+    if SHARD in os.environ and not {LAUNCH, "RANK"} & os.environ.keys():
+        raise InputError(f"{SHARD} shares a base out among processes, and there is one\nhint: {LAUNCH} starts more")
 
 
 def train(params: TrainParams, dataset: Path, adapter: Path, curves: Path, checkpoints: Path) -> None:
@@ -559,13 +586,12 @@ def main() -> None:
     chosen = options.parse_args()
     be_quiet()
     params = load_params("train", TrainParams)
+    check_params(params)
     if chosen.plan:
         # Not a plain import: a plan decides nothing about the adapter, so an edit of it must not train anew.
         print(import_module("stages.plan").plan(params, chosen.base or params.base_model, chosen.gpu_gb, DATASET))
         return
-    check_params(params)
-    if SHARD in os.environ and not {LAUNCH, "RANK"} & os.environ.keys():
-        raise InputError(f"{SHARD} shares a base out among processes, and there is one\nhint: {LAUNCH} starts more")
+    check_machine(params)
     if LAUNCH in os.environ:
         return launch(shlex.split(os.environ[LAUNCH]))
     train(params, DATASET, ADAPTER, CURVES, Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS)

@@ -37,6 +37,7 @@ from stages.train import (
     TrainParams,
     add_lora,
     advise,
+    check_machine,
     check_params,
     fill,
     launch,
@@ -47,6 +48,7 @@ from stages.train import (
 
 ROOT = Path(__file__).parents[1]
 EARLY = {"patience": 1, "learning_rate": 0.3, "epochs": 30}
+ALONE = {"OMP_NUM_THREADS": "1"} | ({} if torch.cuda.device_count() > 1 else {"CUDA_VISIBLE_DEVICES": ""})
 TWO = {LAUNCH: "--standalone --nproc-per-node 2"}
 SAID = ("我是高性能的机器人！", "夏生先生，今天吃什么？", "早上好，亚托莉。", "海边的风很舒服。", "嗯……（低下头）")
 TEMPLATE = (
@@ -307,25 +309,39 @@ def test_curves_hold_no_times(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"quantize": "int3"}, "expected none or nf4"),
-        ({"decoding": {"temperature": 1}}, "train.decoding"),
-        ({"max_steps": 5, "patience": 1}, "exclude each other"),
-        pytest.param(
-            {"quantize": "nf4"},
-            "needs an NVIDIA GPU",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ({"quantize": "int3"}, "`train.quantize`: expected one of none, nf4, got 'int3'"),
+        ({"schedule": "cosin"}, "`train.schedule`: expected one of constant, .*cosine, .*got 'cosin'"),
+        ({"batch_size": 0}, "`train.batch_size`: expected 1 or more, got 0"),
+        ({"decoding": {"temperature": 1}}, "`train.decoding`: expected the keys"),
+        (
+            {"decoding": dict.fromkeys(stages.train.DECODING, 1) | {"temperature": "warm"}},
+            "`train.decoding`: expected numbers, got temperature: warm",
         ),
+        ({"max_steps": 5, "patience": 1}, "exclude each other"),
     ],
     ids=str,
 )
 def test_a_wrong_value_is_named(changes, message, params):
     with pytest.raises(InputError, match=message):
-        stages.train.check_params(replace(params, **changes))
+        check_params(replace(params, **changes))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_four_bits_want_a_gpu(params):
+    with pytest.raises(InputError, match="needs an NVIDIA GPU"):
+        check_machine(replace(params, quantize="nf4"))
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(params, monkeypatch):
     monkeypatch.setenv("TRAIN_ACCUMULATION", "3")
     with pytest.raises(InputError, match="multiple of 3"):
+        stages.train.make_arguments(params)
+
+
+@pytest.mark.parametrize("parts", ["x", "0", "-1", ""])
+def test_a_wrong_accumulation_is_named(parts, params, monkeypatch):
+    monkeypatch.setenv("TRAIN_ACCUMULATION", parts)
+    with pytest.raises(InputError, match="TRAIN_ACCUMULATION: expected a number of parts, 1 or more"):
         stages.train.make_arguments(params)
 
 
@@ -436,7 +452,7 @@ def test_two_processes_give_the_gradients_of_one(options, held, work, tmp_path):
     script = Path(__file__).parent / "two_processes.py"
     single = [sys.executable, str(script), str(work), str(tmp_path / "one.pt")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **ALONE}
     for command, added, said in (
         (single, {}, ("1 processes, 4 dialogues", "100% of the layers held")),
         (
@@ -456,7 +472,7 @@ def start(work, params, folder, options):
     """`python -m stages.train` under way, in a folder of its own."""
     shutil.copytree(work / "dataset", folder / "processed" / "dataset", dirs_exist_ok=True)
     YAML().dump({"train": asdict(params)}, folder / "params.yaml")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | options
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **ALONE} | options
     command = [sys.executable, "-m", "stages.train"]
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -509,7 +525,7 @@ def test_two_processes_save_at_the_same_step_whatever_their_clocks(work, params,
     shutil.copy(tmp_path / "two" / "params.yaml", tmp_path / "clocks")
     script = str(ROOT / "tests" / "two_clocks.py")
     command = [sys.executable, "-m", "torch.distributed.run", *TWO[LAUNCH].split(), script]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **ALONE}
     subprocess.run(command, cwd=tmp_path / "clocks", env=environment, check=True, timeout=300)
     one, other = (tmp_path / name / "models" / "adapter" / "adapter_model.safetensors" for name in ("two", "clocks"))
     assert one.read_bytes() == other.read_bytes()
@@ -519,7 +535,7 @@ def test_two_processes_save_at_the_same_step_whatever_their_clocks(work, params,
 def test_what_reads_whole_weights_is_refused_where_they_are_shared_out(values, params, monkeypatch):
     monkeypatch.setenv(SHARD, "1")
     with pytest.raises(InputError, match=f"with {SHARD} expected `train.quantize: none` and `train.dora: false`"):
-        check_params(replace(params, **values))
+        check_machine(replace(params, **values))
 
 
 def test_one_process_alone_shares_nothing_out(work, params, tmp_path):
