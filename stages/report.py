@@ -107,7 +107,7 @@ METRICS: dict[str, tuple[str, str, bool | None]] = {
     "bits_per_character_train": ("Bits per character, train sample", "每字比特数（训练样本）", False),
     "rank_hits_1": ("Real reply ranked first of ten", "真实回复在十句中排第一", True),
     "rank_mrr": ("… mean reciprocal rank", "……平均倒数排名", True),
-    "voice": ("Voice (0: base model, 1: real lines)", "声音（0 为基座，1 为真实台词）", True),
+    "voice": ("Voice (0: base model, 1: real lines)", "口吻（0 为基座，1 为真实台词）", True),
     "probes_passed": ("Probes passed", "通过的探针", True),
     "forced_choice": ("Right self-description preferred", "更倾向正确的自我描述", True),
     "user_name_rate": ("Uses the user's name when asked", "叫出用户的名字", True),
@@ -221,11 +221,11 @@ def _own(difference: Numbers) -> Label:
     own = _shown(difference.get("specificity"))
     heard, more = (_shown(difference.get(name)) for name in ("context_gain", "context_gain_over_base"))
     voice = (
-        ("The gain is the character's own voice;", "学到的是角色自己的声音；")
+        ("The gain is the character's own voice;", "学到的是角色自己的口吻；")
         if own
         else (
             "It is not shown that the gain is the character's own voice rather than script text;",
-            "尚不能证明学到的是角色的声音，而不只是剧本文字；",
+            "尚不能证明学到的是角色的口吻，而不只是剧本文字；",
         )
     )
     context = {

@@ -16,7 +16,7 @@ ROWS = {  # name in metrics.json -> label, Chinese label, digits
         2,
     ),
     "rank_hits_1": ("real reply ranked first of ten", "真实回复在十句中排第一", 2),
-    "voice": ("voice (0: base, 1: real lines)", "声音（0 为基座，1 为真实台词）", 2),
+    "voice": ("voice (0: base, 1: real lines)", "口吻（0 为基座，1 为真实台词）", 2),
     "probes_passed": ("probes passed", "通过的探针", 2),
     "forced_choice": ("right self-description preferred", "更倾向正确的自我描述", 2),
     "loop_rate": ("replies that loop", "陷入循环的回复", 2),
