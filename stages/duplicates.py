@@ -18,9 +18,7 @@ BANDS, ROWS = 20, 3
 CHUNK = 50_000
 LETTERS = re.compile("[A-Za-zÀ-ۿḀ-῿]")  # of the alphabets, from Latin to Arabic
 WORDS = re.compile(r"\w+")
-LONGEST_WORD = (
-    12  # characters on average, with the space; German and Russian have 7, and a text without spaces no limit
-)
+LONGEST_WORD = 12  # characters with its space, on average; German and Russian have 7
 SIGNS = 0x30000, 0x110000 - 0x30000  # code points that no text has, and how many
 WEIGHTS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 

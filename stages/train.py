@@ -524,9 +524,7 @@ def train(params: TrainParams, dataset: Path, adapter: Path, curves: Path, check
     quantize = None if params.quantize == "none" else params.quantize
     shards = arguments.world_size if SHARD in os.environ else 1
     base, tokenizer = load_base(params.base_model, revision=params.revision, quantize=quantize, shards=shards)
-    arguments.mixed_precision = (
-        "fp16" if base.dtype == torch.float16 else "no"
-    )  # fp16: scale the loss, or it underflows
+    arguments.mixed_precision = "fp16" if base.dtype == torch.float16 else "no"  # fp16 scales the loss
     lessons, check = (read_lessons(dataset / f"{split}.jsonl", tokenizer, params.max_length) for split in SPLITS)
     require_turns(lessons, check, params)
     layout = choose_layout(base)
