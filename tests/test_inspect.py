@@ -56,7 +56,8 @@ def test_a_lead_who_never_speaks_is_refused_with_those_who_do():
 
 
 def test_make_passes_the_leads_on():
-    words = ["make", "-n", "-o", "env", "inspect", "SOURCE=raw/a b", "CHARACTER=甲 一", "PARTNER=乙"]
+    values = ["SOURCE=raw/a b", "CHARACTER=甲 一", "PARTNER=乙"]
+    words = ["make", "-n", "--no-print-directory", "-o", "env", "inspect", *values]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert shlex.split(done.stdout.replace("\\\n", ""))[3:] == ["raw/a b", "--character", "甲 一", "--partner", "乙"]
 
