@@ -37,7 +37,7 @@ def adapted(params, device, config=TINY, dtype=torch.float32):
         return add_lora(AutoModelForCausalLM.from_config(config, dtype=dtype), params)
 
 
-def held_by_a_real_step(model, samples=SAMPLES):
+def held_by_a_real_step(model):
     """Bytes that autograd keeps of the body's forward pass, the weights aside."""
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     held = {}
@@ -48,7 +48,7 @@ def held_by_a_real_step(model, samples=SAMPLES):
             held[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    batch = pack(samples)
+    batch = pack(SAMPLES)
     labels = batch.pop("labels")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.get_base_model().get_decoder()(use_cache=False, **batch)
