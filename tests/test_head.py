@@ -33,15 +33,20 @@ def ours(hidden, weight, bias, labels, cap):
     return losses.detach(), torch.autograd.grad((losses * torch.arange(len(labels))).sum(), hidden)[0]
 
 
-@pytest.mark.parametrize("fewest", [1, 7, 300, 301, 1024])
+@pytest.mark.parametrize("columns", [1, 7, 300, 301, 1024])
 @pytest.mark.parametrize("cap", [None, 5.0], ids=["plain", "soft cap"])
 @pytest.mark.parametrize("biased", [False, True], ids=["no bias", "bias"])
-def test_any_blocks_give_the_losses_and_slopes_of_full_logits(biased, cap, fewest, monkeypatch):
-    monkeypatch.setattr(head, "BLOCK_BYTES", 4)
-    monkeypatch.setattr(head, "FEWEST", fewest)
+def test_any_blocks_give_the_losses_and_slopes_of_full_logits(biased, cap, columns, monkeypatch):
+    monkeypatch.setattr(head, "COLUMNS", columns)
     parts = material(torch.float64, biased=biased)
     for got, wanted in zip(ours(*parts, cap), full(*parts, cap), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-11)
+
+
+def test_few_rows_have_more_columns_where_a_block_costs_a_launch():
+    rows = torch.empty(100, 8)
+    assert head._columns(rows) == head.COLUMNS
+    assert head._columns(rows.to("meta")) * len(rows) * 4 == pytest.approx(head.BLOCK_BYTES, rel=1e-3)
 
 
 def test_what_is_all_but_certain_keeps_its_small_slope_in_16_bits():
