@@ -5,6 +5,7 @@ model's forward give.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from types import MethodType
 from typing import Any, NamedTuple
@@ -151,6 +152,7 @@ def fused_attend(
     return kernel(query, key, value, attn_mask=mask, is_causal=plain, scale=scale)
 
 
+@lru_cache(maxsize=32)  # every layer asks for the same few
 def _seen(new: int, total: int, window: int | None, device: torch.device) -> Tensor:
     """[new, total]: which tokens each of the last `new` attends to."""
     places = torch.arange(total, device=device)
