@@ -21,7 +21,7 @@ from stages.inference import CARD, TEMPLATE, Character, load_character
 
 def merge(folder: Path, target: Path) -> Character:
     """Write the merged model to `target` and return it, as a character without an adapter."""
-    character = load_character(folder)
+    character = load_character(folder, whole=True)
     card = character.card
     model = character.model.merge_and_unload()
     base = find_folder(card["base_model"], revision=card["revision"], weights=True)

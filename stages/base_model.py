@@ -4,6 +4,7 @@ Never runs code that comes with a model. HF_ENDPOINT chooses the hub, as everywh
 """
 
 import fcntl
+import gc
 import importlib
 import json
 import mmap
@@ -49,8 +50,10 @@ DESCRIPTION_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt", "*.tiktoke
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
 PICKLED_FILES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]  # Baichuan was published before safetensors
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES: dict[str, torch.dtype | str] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DTYPES |= {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+DTYPES["stored"] = "auto"  # transformers' word for the precision of the files
+NVIDIA = Path("/dev/nvidiactl")  # there where a driver is, whatever its age
 
 ATTENTION = (
     "q_proj",
@@ -70,21 +73,29 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_expe
 
 
 def load_base(
-    name: str, *, revision: str | None = None, dtype: str = "auto", quantize: str | None = None, shards: int = 1
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    quantize: str | None = None,
+    shards: int = 1,
+    device: torch.device | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The frozen model, in eval mode on the best device, and its tokenizer with a chat template.
+    """The frozen model, in eval mode on the best device or the one named, and its tokenizer with a chat template.
 
-    `dtype` is auto, bf16, fp16 or fp32; auto gives up fp16 for fp32 where the model overflows it. `quantize` is nf4
-    (bitsandbytes) or None. With `shards`, the number of torchrun's processes, each holds that part of every weight and
-    gathers a layer's when it is needed (FSDP2).
+    `dtype` is auto, bf16, fp16, fp32 or stored, that of the files; auto gives up fp16 for fp32 where the model
+    overflows it. `quantize` is nf4 (bitsandbytes) or None. With `shards`, the number of torchrun's processes, each
+    holds that part of every weight and gathers a layer's when it is needed (FSDP2).
     """
-    device = find_device()
+    device = device or find_device()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every length, so at every token of a reply
     number, placement = find_dtype(dtype, device), _placement(device, shards)
     folder = find_folder(name, revision=revision)
     tokenizer = _tokenizer(name, folder)
     model = _read_model(name, folder, {"dtype": number, **placement, **_quantization(quantize, number)})
     if dtype == "auto" and number == torch.float16 and overflows(model, tokenizer):
         del model  # there may be no room for two
+        gc.collect()
         number = torch.float32
         model = _read_model(name, folder, {"dtype": number, **placement, **_quantization(quantize, number)})
     model.config._name_or_path = model.name_or_path = name  # an adapter names its base by this, never by a local path
@@ -137,13 +148,18 @@ def _read_model(name: str, folder: Path, options: dict[str, Any]) -> PreTrainedM
 
 
 def find_device() -> torch.device:
-    """This process's CUDA device, else Apple's GPU, else the CPU."""
+    """This process's CUDA device, else Apple's GPU, else the CPU; raises InputError for a GPU with too old a driver."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if torch.version.cuda and NVIDIA.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+        raise InputError(
+            f"there is an NVIDIA GPU, but torch {torch.__version__} cannot use it\nhint: update its driver to one for "
+            f"CUDA {torch.version.cuda}, or install the build of torch for it; CUDA_VISIBLE_DEVICES= takes the CPU"
+        )
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def find_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def find_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     """`auto`: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU."""
     if dtype != "auto":
         if dtype not in DTYPES:
@@ -172,8 +188,8 @@ def _quantization(quantize: str | None, compute: torch.dtype) -> dict[str, Any]:
         raise InputError(f"quantize: {quantize} needs bitsandbytes\nhint: pip install bitsandbytes") from error
     from transformers import BitsAndBytesConfig
 
-    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-    return {"quantization_config": nf4}
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute}
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **nf4)}
 
 
 # --- tokenizer and chat template

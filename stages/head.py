@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 COLUMNS = 1024  # of a block of logits: on a CPU 5,289 columns of 793 rows took 1.7 times as long, a column
-BLOCK_BYTES = 2**24  # of fp32 logits: elsewhere, where a block costs a launch, few rows have more columns
+BLOCK_BYTES = 2**27  # of fp32 logits: elsewhere, where a block costs launches and a wait, few rows have more columns
 
 
 def label_losses(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:

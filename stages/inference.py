@@ -39,7 +39,7 @@ CONTEXT_TOKENS = 2048  # a conversation's memory: its oldest rounds are forgotte
 BATCH = 128  # conversations at once: on two cores 10 ms of a core a token, where 32 take 10 and one takes 60
 READ_TOKENS = 2048  # of prompts read at once, padding included: enough for a full-speed product
 BATCH_TOKENS = 16384  # prompt tokens a server's batch, padding included
-CACHE_BYTES = 2**30  # keys and values of a batch on a CPU; a GPU gives a quarter of what it has free
+CACHE_BYTES = 2**30  # keys and values of a batch on a CPU; a GPU gives a quarter of what its weights leave
 CANDIDATES = 256  # the likeliest tokens that sampling ever looks at
 BLANK = 20  # tokens: how long a reply may put off its first word
 ROUNDS, ROUND_TOKENS, LONGEST_ROUND = 4, 16, 12  # when a greedy reply goes round for good: times, tokens in all, in one
@@ -102,9 +102,11 @@ class Draft:
 # --- loading
 
 
-def load_character(folder: Path | str) -> Character:
+def load_character(folder: Path | str, *, whole: bool = False) -> Character:
     """The character of an adapter's folder, in eval mode on the best device; fp32 where there is no GPU.
 
+    The base is in four bits if she was trained on that. `whole` is for who would merge her into it: in place of four
+    bits the stored weights, in the machine's memory, for the GPU may be too small for them.
     On a CPU bf16 pays for large products alone: PyTorch 2.13 prepares one anew for every number of rows, which takes it
     most of a minute for a vocabulary of 262,144, and a batch shrinks at each step.
     Raises InputError for weights that are not safetensors, and for an adapter that was made for another base.
@@ -112,8 +114,9 @@ def load_character(folder: Path | str) -> Character:
     folder = Path(folder)
     check_adapter(folder)
     card = read_card(folder)
-    dtype = "fp32" if find_device().type == "cpu" else "auto"
-    base, tokenizer = load_base(card["base_model"], revision=card["revision"], dtype=dtype)
+    base, tokenizer = load_base(
+        card["base_model"], revision=card["revision"], **_precision(card.get("quantize"), whole)
+    )
     tokenizer.chat_template = (folder / TEMPLATE).read_text(encoding="utf-8")
     try:
         with warnings.catch_warnings():
@@ -122,6 +125,12 @@ def load_character(folder: Path | str) -> Character:
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{folder}: expected an adapter for {card['base_model']}, got: {error}") from error
     return Character(model.eval(), tokenizer, card)
+
+
+def _precision(quantize: str | None, whole: bool) -> dict[str, Any]:
+    if whole and quantize:
+        return {"dtype": "stored", "device": torch.device("cpu")}
+    return {"dtype": "fp32" if find_device().type == "cpu" else "auto", "quantize": quantize}
 
 
 @contextmanager
@@ -140,10 +149,18 @@ def in_dtype(model: PeftModel, dtype: torch.dtype) -> Iterator[None]:
 
 def exact_dtype(model: PeftModel) -> torch.dtype:
     """fp32, in which turns can be compared, where the device has room for it; else the model's own precision."""
+    if getattr(model.config, "quantization_config", None):
+        return model.dtype
     if model.device.type == "cuda":
         needed = 4 * sum(weight.numel() for weight in model.parameters())
-        return torch.float32 if torch.cuda.mem_get_info()[0] > 1.5 * needed else model.dtype
+        return torch.float32 if room_beside(model) > 1.5 * needed else model.dtype
     return torch.float32 if model.device.type == "cpu" else model.dtype
+
+
+def room_beside(model: Any) -> int:
+    """Bytes of the GPU that the weights leave: what is free differs from run to run, and would change the batches."""
+    taken = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    return torch.cuda.get_device_properties(model.device).total_memory - taken
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -289,8 +306,8 @@ def batch_tokens(model: Any) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     bytes_a_token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
-    free = torch.cuda.mem_get_info()[0] // 4 if model.device.type == "cuda" else CACHE_BYTES
-    return free // bytes_a_token
+    room = room_beside(model) // 4 if model.device.type == "cuda" else CACHE_BYTES
+    return room // bytes_a_token
 
 
 # --- generation

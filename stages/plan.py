@@ -23,7 +23,7 @@ from stages.base_model import find_device, find_dtype, find_folder, load_tokeniz
 from stages.packed import IGNORE, PACKED, Batch, Sample, dialogue_attention, fused_attend, pack, packable, pad
 from stages.train import TrainParams, add_lora, read_lessons
 
-NF4_BYTES = 0.53  # a weight: half a byte, and the scales of its block
+NF4_BYTES = 0.516  # a weight: half a byte, a byte for each 64, four for each 256 of those (QLoRA, arXiv:2305.14314)
 LORA_BYTES = 16  # a weight: itself, its gradient, two moments, all fp32
 RUNTIME = {"cpu": 0.9e9, "cuda": 0.8e9}  # libraries, allocator, kernels
 RETURNED = "glibc.malloc.mmap_threshold=1048576"  # freed memory is given back at once, and fetched anew
@@ -33,6 +33,9 @@ ON_A_CPU = (
     f"these peaks are what is in use; glibc keeps freed memory too, {KEPT[False]:.0%} more, with "
     f"gradient_checkpointing {KEPT[True]:.0%}:\n"
     f"GLIBC_TUNABLES={RETURNED} gives it back, for about a quarter more time"
+)
+IN_FP16 = (
+    "counted in fp16; a base whose values that cannot hold, as the embedded one's, is loaded in fp32, at twice the size"
 )
 FILL = 0.95  # of the memory, at most
 ASSUMED_GPU_FLOPS = 100e12  # for a GPU that is not here
@@ -72,6 +75,8 @@ def plan(params: TrainParams, base: str, gpu_gb: float | None, dataset: Path) ->
     lines += [row(model, text, params, ways, room, device) for ways in settings(params, device)]
     if device == "cpu":
         lines += ["", ON_A_CPU]
+    if dtype == torch.float16:
+        lines += ["", IN_FP16]
     return "\n".join([*lines, "", expected_time(model, text, params, device, dtype, gpu_gb is not None)])
 
 
@@ -251,8 +256,9 @@ def expected_time(
     )
 
 
-def matrix_flops(device: str, dtype: torch.dtype, size: int = 1024) -> float:
+def matrix_flops(device: str, dtype: torch.dtype) -> float:
     """Floating-point operations a second of large matrix products here: the median of a few."""
+    size = 1024 if device == "cpu" else 8192  # a GPU is done with a small one before it is asked for the result
     left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
     times = []
     for _ in range(12):

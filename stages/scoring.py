@@ -222,8 +222,8 @@ def packable(model: Any) -> bool:
     except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError):
         return False
     allowed = 0.05 if model.dtype.itemsize == 2 else 1e-3
-    pairs = zip(_flat(packed), _flat(score_plainly(model, tree) for tree in trees), strict=True)
-    return all(abs(one - other) <= allowed * (1 + abs(other)) for one, other in pairs)
+    mine, its = (torch.tensor(_flat(scores)) for scores in (packed, [score_plainly(model, tree) for tree in trees]))
+    return bool((mine - its).norm() <= allowed * its.norm())
 
 
 def _flat(scores: Iterable[Scores]) -> list[float]:

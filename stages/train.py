@@ -60,7 +60,7 @@ ADAPTER = Path("models/adapter")
 CURVES = Path("reports/train.tsv")
 ACCUMULATION = "TRAIN_ACCUMULATION"
 LAUNCH = "TRAIN_LAUNCH"  # options of torchrun, such as --nproc-per-node 4; of the machine, so not in params.yaml
-SHARD = "TRAIN_SHARD"  # set: the processes share out the base's weights instead of holding a copy each
+SHARD = "TRAIN_SHARD"  # 1: the processes share out the base's weights instead of holding a copy each
 CHECKPOINTS = Path("checkpoints")  # in $DVC_ROOT, so that `dvc exp run --temp` finds them too
 BITS = "eval_bits_per_character"
 CURVE_OF = {"loss": "train_loss", BITS: "validation_bits_per_character"}  # the Trainer's name -> the column
@@ -332,6 +332,14 @@ def accumulation() -> int:
     return int(parts)
 
 
+def shared() -> bool:
+    """Whether the processes share the base's weights out, from the environment."""
+    value = os.environ.get(SHARD, "")
+    if value not in ("", "0", "1"):
+        raise InputError(f"{SHARD}: expected 0 or 1, got {value!r}")
+    return value == "1"
+
+
 def add_lora(model: PreTrainedModel, params: TrainParams) -> PeftModel:
     """The frozen base with fresh fp32 LoRA weights on its projections."""
     set_seed(params.seed)
@@ -360,7 +368,7 @@ def make_trainer(
     if not check.samples:
         arguments.eval_strategy = "no"
     # The Trainer refuses to save the optimiser of a sharded model; here it is the adapter's, whole in every process.
-    arguments.save_only_model = SHARD in os.environ
+    arguments.save_only_model = shared()
     trainer = DialogueTrainer(
         model=model,
         args=arguments,
@@ -452,7 +460,7 @@ def environment(arguments: TrainingArguments, layout: Layout, model: PreTrainedM
         "layout": [layout.name, layout.attention],
         "threads": torch.get_num_threads(),
         "processes": arguments.world_size,
-        "shards": SHARD in os.environ,
+        "shards": shared(),
         "accumulation": arguments.gradient_accumulation_steps,
         "python": platform.python_version(),
         **{name: sys.modules[name].__version__ for name in packages},
@@ -509,11 +517,11 @@ def check_params(params: TrainParams) -> None:
 
 def check_machine(params: TrainParams) -> None:
     """What the values ask of this machine and its settings must be there."""
-    if SHARD in os.environ and (params.quantize != "none" or params.dora):
+    if shared() and (params.quantize != "none" or params.dora):
         raise InputError(f"params.yaml: with {SHARD} expected `train.quantize: none` and `train.dora: false`")
     if params.quantize == "nf4" and not torch.cuda.is_available():
         raise InputError("params.yaml: `train.quantize: nf4` needs an NVIDIA GPU, found none\nhint: set it to none")
-    if SHARD in os.environ and not {LAUNCH, "RANK"} & os.environ.keys():
+    if shared() and not (os.environ.get(LAUNCH) or "RANK" in os.environ):
         raise InputError(f"{SHARD} shares a base out among processes, and there is one\nhint: {LAUNCH} starts more")
 
 
@@ -521,8 +529,8 @@ def train(params: TrainParams, dataset: Path, adapter: Path, curves: Path, check
     """Train and write the adapter folder and the curves; goes on where an equal training was killed."""
     arguments = make_arguments(params)
     make_deterministic()
-    quantize = None if params.quantize == "none" else params.quantize
-    shards = arguments.world_size if SHARD in os.environ else 1
+    quantize = quantization(params)
+    shards = arguments.world_size if shared() else 1
     base, tokenizer = load_base(params.base_model, revision=params.revision, quantize=quantize, shards=shards)
     arguments.mixed_precision = "fp16" if base.dtype == torch.float16 else "no"  # fp16 scales the loss
     lessons, check = (read_lessons(dataset / f"{split}.jsonl", tokenizer, params.max_length) for split in SPLITS)
@@ -564,7 +572,13 @@ def require_turns(lessons: Lessons, check: Lessons, params: TrainParams) -> None
 def make_card(dataset: Path, params: TrainParams) -> dict[str, Any]:
     """What a front needs beside the weights."""
     card = json.loads((dataset / "character.json").read_text(encoding="utf-8"))
-    return card | {"base_model": params.base_model, "revision": params.revision, "decoding": params.decoding}
+    base = {"base_model": params.base_model, "revision": params.revision, "quantize": quantization(params)}
+    return card | base | {"decoding": params.decoding}
+
+
+def quantization(params: TrainParams) -> str | None:
+    """As `load_base` takes it."""
+    return None if params.quantize == "none" else params.quantize
 
 
 def launch(options: list[str]) -> None:
@@ -577,11 +591,11 @@ def launch(options: list[str]) -> None:
 
 
 def main() -> None:
-    options = ArgumentParser(prog="python -m stages.train", description="Train the adapter, as params.yaml says.")
-    options.add_argument("--plan", action="store_true", help="train nothing: say what fits and how long it takes")
-    options.add_argument("--base", help="with --plan: another base model than params.yaml's")
-    options.add_argument("--gpu-gb", type=float, help="with --plan: for a GPU of this memory, not for this machine")
-    chosen = options.parse_args()
+    parser = ArgumentParser(prog="python -m stages.train", description="Train the adapter, as params.yaml says.")
+    parser.add_argument("--plan", action="store_true", help="train nothing: say what fits and how long it takes")
+    parser.add_argument("--base", help="with --plan: another base model than params.yaml's")
+    parser.add_argument("--gpu-gb", type=float, help="with --plan: for a GPU of this memory, not for this machine")
+    chosen = parser.parse_args()
     be_quiet()
     params = load_params("train", TrainParams)
     check_params(params)
@@ -590,8 +604,8 @@ def main() -> None:
         print(import_module("stages.plan").plan(params, chosen.base or params.base_model, chosen.gpu_gb, DATASET))
         return
     check_machine(params)
-    if LAUNCH in os.environ:
-        return launch(shlex.split(os.environ[LAUNCH]))
+    if options := shlex.split(os.environ.get(LAUNCH, "")):
+        return launch(options)
     train(params, DATASET, ADAPTER, CURVES, Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS)
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import sentencepiece
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.nn.functional import normalize, silu
@@ -138,6 +139,23 @@ def test_alibi_slopes_are_the_published_ones():
     assert torch.allclose(
         baichuan.slopes(40)[32:], torch.tensor([2 ** (-4 * n / 32) for n in (1, 3, 5, 7, 9, 11, 13, 15)])
     )
+
+
+def test_four_bits_are_the_reference_with_its_layers_rounded_and_its_head_whole(case, checkpoints):
+    folder, weights = checkpoints[case.name]
+    model, _ = load_base(str(folder), dtype="fp32", quantize="nf4")
+    layers = {name: in_four_bits(weight) for name, weight in weights.items() if "proj" in name or "W_pack" in name}
+    with torch.no_grad():
+        logits = model(IDS).logits
+    assert (logits - reference(weights | layers, case, IDS)).abs().max() < 1e-4
+    assert (logits - reference(weights, case, IDS)).abs().max() > 1e-2, "nothing was rounded"
+
+
+def in_four_bits(weight):
+    """Rounded as bitsandbytes does it; q, k and v each by itself."""
+    parts = weight.chunk(3) if len(weight) == 3 * weight.shape[1] else (weight,)
+    codes = [quantize_4bit(part.contiguous(), compress_statistics=True, quant_type="nf4") for part in parts]
+    return torch.cat([dequantize_4bit(*code) for code in codes])
 
 
 # --- what a folder is

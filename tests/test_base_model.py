@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages import base_model
-from stages.base_model import default_template, find_dtype, load_base, load_tokenizer
+from stages.base_model import default_template, find_device, find_dtype, load_base, load_tokenizer
 from stages.conversation import encode_supervised
 from stages.records import InputError
 from tests.compatibility import FAMILIES, family_checkpoint, family_tokenizer, sentencepiece_model
@@ -136,6 +136,40 @@ def test_a_tokenizer_that_nobody_can_read_is_named(folder):
 
 def test_the_precision_is_what_was_asked_for(folder):
     assert load_base(str(folder), dtype="bf16")[0].dtype == torch.bfloat16
+
+
+def test_the_stored_precision_is_that_of_the_files(folder):
+    weights = {name: weight.half() for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    edit_config(folder, dtype="float16")
+    assert load_base(str(folder), dtype="stored", device=torch.device("cpu"))[0].dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("built", "driver", "visible", "refused"),
+    [
+        ("13.0", True, None, True),
+        ("13.0", True, "0", True),
+        ("13.0", True, "", False),
+        ("13.0", True, "-1", False),
+        ("13.0", False, None, False),
+        (None, True, None, False),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
+    built, driver, visible, refused, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # what it says where the driver is too old
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(base_model, "NVIDIA", tmp_path if driver else tmp_path / "none")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if refused:
+        with pytest.raises(InputError, match=r"cannot use it\nhint: update its driver to one for CUDA 13.0"):
+            find_device()
+    else:
+        assert find_device().type != "cuda"
 
 
 def test_an_unknown_precision_or_quantisation_is_named(folder):

@@ -31,10 +31,12 @@ from stages.inference import load_character
 from stages.lore import Answers, Fact, Passage, read_lore
 from stages.records import InputError, write_json, write_jsonl
 from stages.train import save_adapter
+from stages.trust import read_object
 from tests.compatibility import BAICHUAN, baichuan_checkpoint
 from tests.learned import CARD, PERSONA, REPLIES, edit, make_character
 
 ROOT = Path(__file__).parents[1]
+MERGED = "model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,15 @@ def test_merged_weights_give_the_same_logits_in_plain_transformers(folder, tmp_p
         with character.model.disable_adapter():
             base = character.model(input_ids=ids).logits
     assert (expected - got).abs().max() < 1e-4 < 1e-2 < (base - got).abs().max()
+
+
+def test_who_was_trained_on_four_bits_is_merged_into_the_whole_weights(folder, tmp_path):
+    merge(folder / "adapter", tmp_path / "whole")
+    card = read_object(folder / "adapter" / "character.json")
+    shutil.copytree(folder / "adapter", folder / "four")
+    write_json(folder / "four" / "character.json", {**card, "quantize": "nf4"})
+    merge(folder / "four", tmp_path / "four")
+    assert (tmp_path / "four" / MERGED).read_bytes() == (tmp_path / "whole" / MERGED).read_bytes()
 
 
 def test_merged_tokenizer_and_template_give_the_same_ids(folder, tmp_path):

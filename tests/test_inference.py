@@ -5,6 +5,7 @@ import random
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from stages import inference
 from stages.conversation import encode, stop_ids
-from stages.inference import Decoding, generate, greedy, load_character, reply_all, reply_batch, stream
+from stages.inference import Decoding, exact_dtype, generate, greedy, load_character, reply_all, reply_batch, stream
 from stages.records import InputError
 from tests.characters import DECODING, make_adapter, make_base
 
@@ -46,6 +47,34 @@ def allow_base(patch, folder: Path) -> None:
     root = folder.parent
     (root / "params.yaml").write_text(f"train:\n  base_model: {root / 'base'}\n", encoding="utf-8")
     patch.chdir(root)
+
+
+def test_who_was_trained_on_four_bits_speaks_on_four_bits(folder, tmp_path, monkeypatch):
+    allow_base(monkeypatch, folder)
+    card = json.loads((folder / "character.json").read_text(encoding="utf-8"))
+    shutil.copytree(folder, tmp_path / "adapter")
+    (tmp_path / "adapter" / "character.json").write_text(json.dumps({**card, "quantize": "nf4"}), encoding="utf-8")
+    small, whole = load_character(tmp_path / "adapter"), load_character(tmp_path / "adapter", whole=True)
+    assert small.model.config.quantization_config.bnb_4bit_quant_type == "nf4"
+    assert not hasattr(whole.model.config, "quantization_config") and whole.model.device.type == "cpu"
+    assert exact_dtype(small.model) == small.model.dtype
+    replies = reply_all(small, conversations(), Decoding(**DECODING, seed=1))
+    assert len(replies) == len(ASKS) and all(reply.tokens for reply in replies)
+
+
+def test_on_a_gpu_scores_and_batches_go_by_what_the_weights_leave(character, monkeypatch):
+    taken = sum(weight.numel() * weight.element_size() for weight in character.model.parameters())
+    for total, dtype in ((2 * taken, torch.bfloat16), (3 * taken, torch.float32)):
+        card = SimpleNamespace(total_memory=total)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, card=card: card)
+        model = SimpleNamespace(
+            device=torch.device("cuda"),
+            parameters=character.model.parameters,
+            config=character.model.config,
+            dtype=torch.bfloat16,
+        )
+        assert exact_dtype(model) == dtype
+        assert inference.batch_tokens(model) == (total - taken) // 4 // (2 * 2 * 1 * 8 * 2)
 
 
 def conversations(asks=ASKS):

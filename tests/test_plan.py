@@ -5,14 +5,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.helpers import disable_input_dtype_casting
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig
 
+import stages.plan
 from stages import packed
-from stages.base_model import find_device
+from stages.base_model import find_device, load_base
 from stages.packed import IGNORE, Sample, choose_layout, install, pack
 from stages.params import load_params
-from stages.plan import RETURNED, Text, Way, activations, peak_bytes, plan, read_text, verdict
+from stages.plan import (
+    IN_FP16,
+    LORA_BYTES,
+    RETURNED,
+    Text,
+    Way,
+    activations,
+    peak_bytes,
+    plan,
+    read_text,
+    verdict,
+    weight_bytes,
+)
 from stages.train import TrainParams, add_lora
+from tests.characters import make_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # PEFT 0.21 asks by the old name
 
@@ -82,6 +97,30 @@ def test_an_attention_that_a_packed_row_does_without_is_planned_in_padded_rows(f
     assert tokens == 2 * len(SAMPLES[0].ids)
 
 
+def test_four_bits_weigh_and_hold_what_is_planned(params, tmp_path):
+    config = LlamaConfig(**SHAPE | {"hidden_size": 256, "intermediate_size": 512})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    base, _ = load_base(str(tmp_path), dtype="fp32", quantize="nf4")
+    choose_layout(base)
+    model = add_lora(base, params).train()
+    skeleton = adapted(params, "meta", config)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    planned = weight_bytes(skeleton, Way("nf4", False, 1)) - LORA_BYTES * trained
+    assert bytes_of_the_base(model) == pytest.approx(planned, rel=0.01)
+    with disable_input_dtype_casting(model):
+        held, _ = held_by_a_real_step(model)
+    assert held == pytest.approx(activations(skeleton, SAMPLES, fused=False)[0], rel=0.05)
+
+
+def bytes_of_the_base(model):
+    """Of its weights, and of what stands beside those in four bits."""
+    base = [weight for name, weight in model.named_parameters() if "lora_" not in name]
+    states = [weight.quant_state for weight in base if hasattr(weight, "quant_state")]
+    beside = [part for state in states for part in (state.absmax, state.state2.absmax)]
+    return sum(part.numel() * part.element_size() for part in (*base, *beside))
+
+
 def test_each_way_to_save_memory_saves_some(params):
     model = adapted(params, "meta")
     text = Text(SAMPLES, 0, 0)
@@ -125,3 +164,11 @@ def test_on_a_cpu_the_plan_says_what_the_allocator_keeps(params, tmp_path):
     here = replace(params, base_model=str(tmp_path / "base"))
     for gpu_gb, on_cpu in ((24.0, False), (None, find_device().type == "cpu")):
         assert (f"GLIBC_TUNABLES={RETURNED}" in plan(here, here.base_model, gpu_gb, tmp_path)) is on_cpu
+
+
+@pytest.mark.parametrize(("dtype", "warned"), [(torch.float16, True), (torch.float32, False)])
+def test_in_fp16_the_plan_says_that_some_bases_take_twice_as_much(dtype, warned, params, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages.plan, "find_dtype", lambda *_: dtype)
+    TINY.save_pretrained(tmp_path / "base")
+    here = replace(params, base_model=str(tmp_path / "base"))
+    assert (IN_FP16 in plan(here, here.base_model, None, tmp_path)) is warned

@@ -42,6 +42,7 @@ from stages.train import (
     fill,
     launch,
     read_lessons,
+    shared,
     train,
     write_curves,
 )
@@ -155,7 +156,16 @@ def test_training_writes_a_stock_adapter_and_all_that_a_front_needs(work, params
         "chat_template.jinja",
     ]
     card = json.loads((tmp_path / "adapter" / "character.json").read_text())
-    assert list(card) == ["character", "partner", "persona", "user_name", "base_model", "revision", "decoding"]
+    assert list(card) == [
+        "character",
+        "partner",
+        "persona",
+        "user_name",
+        "base_model",
+        "revision",
+        "quantize",
+        "decoding",
+    ]
     assert (tmp_path / "adapter" / "chat_template.jinja").read_text() == TEMPLATE
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["target_modules"] == sorted(config["target_modules"]) and "q_proj" in config["target_modules"]
@@ -240,9 +250,9 @@ def validation_bits(curves):
     return column(curves, 3)
 
 
-def bits_of(adapter, work):
+def bits_of(adapter, work, **options):
     """What a written adapter reaches, in one process and without the Trainer."""
-    base, tokenizer = load_base(str(work / "base"))
+    base, tokenizer = load_base(str(work / "base"), **options)
     check = read_lessons(work / "dataset" / "validation.jsonl", tokenizer, 2048)
     layout = choose_layout(base)
     model = PeftModel.from_pretrained(base, adapter)
@@ -257,6 +267,17 @@ def test_patience_stops_early_and_keeps_the_best_epoch(work, params, tmp_path):
     assert len(bits) < 31 and bits[-1] > min(bits)
     assert bits.index(min(bits)) == len(bits) - 2
     assert abs(bits_of(tmp_path / "adapter", work) - min(bits)) < 2e-6 < bits[-1] - min(bits)
+
+
+def test_on_four_bits_two_runs_are_equal_and_the_adapter_is_for_four_bits(work, params, tmp_path):
+    for name in ("one", "two"):
+        run(work, replace(params, quantize="nf4"), tmp_path / name)
+    assert written(tmp_path / "one") == written(tmp_path / "two")
+    bits, adapter = validation_bits(tmp_path / "one" / "train.tsv"), tmp_path / "one" / "adapter"
+    assert bits[-1] < bits[0]
+    assert abs(bits_of(adapter, work, quantize="nf4") - bits[-1]) < 2e-6
+    assert abs(bits_of(adapter, work) - bits[-1]) > 1e-4, "the whole weights are others"
+    assert json.loads((adapter / "character.json").read_text())["quantize"] == "nf4"
 
 
 # --- data
@@ -422,7 +443,7 @@ def kill_after(process, seconds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"patience": 2}, {"max_steps": 15}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"patience": 2}, {"max_steps": 15}, {"quantize": "nf4"}], ids=str)
 def test_killed_at_twenty_moments_and_resumed_gives_the_same_bytes(changes, work, params, tmp_path, spawn):
     params = replace(params, epochs=4, **changes)
     started = time.monotonic()
@@ -529,6 +550,26 @@ def test_two_processes_save_at_the_same_step_whatever_their_clocks(work, params,
     subprocess.run(command, cwd=tmp_path / "clocks", env=environment, check=True, timeout=300)
     one, other = (tmp_path / name / "models" / "adapter" / "adapter_model.safetensors" for name in ("two", "clocks"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_file_of_settings_for_a_base_that_fits_no_card_shares_it_out():
+    source = "set -a && . deploy/fsdp.env && env"
+    lines = subprocess.run(["bash", "-c", source], cwd=ROOT, env={}, check=True, capture_output=True, text=True).stdout
+    settings = dict(line.split("=", 1) for line in lines.splitlines() if line.startswith("TRAIN_"))
+    assert settings == {LAUNCH: "--nproc-per-node gpu", SHARD: "1"}
+    assert settings.keys() <= YAML(typ="safe").load(ROOT / "deploy" / "sky.yaml")["envs"].keys()
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", True), ("0", False), ("", False)])
+def test_an_empty_setting_is_none(value, expected, monkeypatch):
+    monkeypatch.setenv(SHARD, value)
+    assert shared() is expected
+
+
+def test_a_wrong_setting_is_named(monkeypatch):
+    monkeypatch.setenv(SHARD, "yes")
+    with pytest.raises(InputError, match=f"{SHARD}: expected 0 or 1, got 'yes'"):
+        shared()
 
 
 @pytest.mark.parametrize("values", [{"quantize": "nf4"}, {"dora": True}], ids=str)

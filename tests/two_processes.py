@@ -1,6 +1,5 @@
 """Run by test_train.py, alone and under torchrun: the gradients of the first optimiser step, into a file."""
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from stages.base_model import load_base
 from stages.packed import choose_layout, install
 from stages.params import load_params
 from stages.train import (
-    SHARD,
     TrainParams,
     add_lora,
     be_quiet,
@@ -21,6 +19,7 @@ from stages.train import (
     make_deterministic,
     make_trainer,
     read_lessons,
+    shared,
 )
 
 
@@ -46,7 +45,7 @@ def main(work, target):
     arguments = make_arguments(params)
     arguments.eval_strategy = arguments.save_strategy = "no"
     arguments.output_dir = str(target.parent / "unused")
-    shards = arguments.world_size if SHARD in os.environ else 1
+    shards = arguments.world_size if shared() else 1
     base, tokenizer = load_base(params.base_model, dtype="float32", shards=shards)
     train = read_lessons(work / "dataset" / "train.jsonl", tokenizer, params.max_length)
     layout = choose_layout(base)
