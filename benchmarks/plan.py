@@ -2,14 +2,14 @@
 
     python -m benchmarks.plan
 
-Three sizes of the embedded model's family with random weights, each with gradient checkpointing and without; two
-steps on the longest dialogues of the train split, in a process of its own. The plan counts what is alive; glibc keeps
-freed pieces besides, so each is measured again with `RETURNED`, under which it returns them at once.
+Three sizes of the embedded model's family with random weights, each whole and in four bits, with gradient
+checkpointing and without; two steps on the longest dialogues of the train split, in a process of its own. The plan
+counts what is alive; glibc keeps freed pieces besides, so each is measured again with `RETURNED`, under which it
+returns them at once.
 """
 
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from stages.train import DATASET, TrainParams, read_lessons
 
 SIZES = ((384, 8), (640, 18), (1024, 26))  # width and layers; the second is the embedded model's
 STEPS = 2
+WAYS = [Way(quantize, checkpointing, 1) for quantize in ("none", "nf4") for checkpointing in (False, True)]
 
 
 def make_base(width: int, layers: int, folder: Path) -> str:
@@ -43,17 +44,15 @@ def longest() -> list[Sample]:
     return sorted(lessons.samples, key=lambda sample: -len(sample.ids))[: STEPS * BATCH]
 
 
-def compare(base: str, samples: list[Sample]) -> Iterator[tuple[bool, float, float, float]]:
-    """With gradient checkpointing or without; bytes planned, measured, and measured with freed pieces returned."""
-    dtype = find_dtype("auto", find_device())
-    for checkpointing in (False, True):
-        params = load_params("train", TrainParams)
-        params = replace(params, base_model=base, revision=None, batch_size=BATCH, gradient_checkpointing=checkpointing)
-        model = skeleton(base, params, dtype)
-        planned = peak_bytes(model, Text(samples, 0, 0), params, Way("none", checkpointing, 1), "cpu")
-        changes = {"gradient_checkpointing": checkpointing, "revision": None}
-        job = {"model": base, "samples": samples, "dtype": "auto", "changes": changes}
-        yield checkpointing, planned, *(measure_under(tunables, job) for tunables in ("", RETURNED))
+def compare(base: str, samples: list[Sample], way: Way) -> tuple[float, float, float]:
+    """Bytes planned, measured, and measured with freed pieces returned."""
+    params = replace(load_params("train", TrainParams), base_model=base, revision=None, batch_size=BATCH)
+    model = skeleton(base, params, find_dtype("auto", find_device()))
+    planned = peak_bytes(model, Text(samples, 0, 0), params, way, "cpu")
+    changes = {"gradient_checkpointing": way.checkpointing, "revision": None}
+    quantize = None if way.quantize == "none" else way.quantize
+    job = {"model": base, "samples": samples, "dtype": "auto", "quantize": quantize, "changes": changes}
+    return planned, measure_under("", job), measure_under(RETURNED, job)
 
 
 def measure_under(tunables: str, job: Job) -> float:
@@ -65,14 +64,16 @@ def measure_under(tunables: str, job: Job) -> float:
 def main() -> None:
     samples = longest()
     heads = ("planned GB", "measured", "ratio", "returned", "ratio")
-    print(f"{'width x layers':<16}{'checkpointing':<15}" + "".join(f"{head:>11}" for head in heads))
+    print(f"{'width x layers':<16}{'quantize':<10}{'checkpointing':<15}" + "".join(f"{head:>11}" for head in heads))
     for width, layers in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             base = make_base(width, layers, Path(folder))
-            for checkpointing, planned, kept, returned in compare(base, samples):
+            for way in WAYS:
+                planned, kept, returned = compare(base, samples, way)
                 figures = (planned / 1e9, kept / 1e9, planned / kept, returned / 1e9, planned / returned)
                 row = "".join(f"{figure:>11.2f}" for figure in figures)
-                print(f"{f'{width} x {layers}':<16}{str(checkpointing).lower():<15}{row}", flush=True)
+                label = f"{f'{width} x {layers}':<16}{way.quantize:<10}{str(way.checkpointing).lower():<15}"
+                print(label + row, flush=True)
 
 
 if __name__ == "__main__":

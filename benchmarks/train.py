@@ -100,7 +100,7 @@ def run_ours(job: Job) -> Job:
     arguments = ours.make_arguments(params)
     arguments.output_dir, arguments.save_strategy = job["out"], "no"
     arguments.train_sampling_strategy = "sequential"
-    base, _ = load_base(job["model"], dtype=job["dtype"])
+    base, _ = load_base(job["model"], dtype=job["dtype"], quantize=job.get("quantize"))
     lessons = ours.Lessons([Sample(*sample) for sample in job["samples"]], 0, 0, 0)
     layout = choose_layout(base)
     model = ours.add_lora(base, params)
