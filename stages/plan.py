@@ -35,7 +35,7 @@ ON_A_CPU = (
     f"GLIBC_TUNABLES={RETURNED} gives it back, for about a quarter more time"
 )
 IN_FP16 = (
-    "counted in fp16; a base whose values that cannot hold, as the embedded one's, is loaded in fp32, at twice the size"
+    "counted in fp16; a base whose values overflow it (the embedded one's do) is loaded in fp32, at twice the size"
 )
 FILL = 0.95  # of the memory, at most
 ASSUMED_GPU_FLOPS = 100e12  # for a GPU that is not here

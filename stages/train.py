@@ -519,7 +519,7 @@ def check_machine(params: TrainParams) -> None:
     """What the values ask of this machine and its settings must be there."""
     if shared() and (params.quantize != "none" or params.dora):
         raise InputError(f"params.yaml: with {SHARD} expected `train.quantize: none` and `train.dora: false`")
-    if params.quantize == "nf4" and not torch.cuda.is_available():
+    if params.quantize == "nf4" and find_device().type != "cuda":
         raise InputError("params.yaml: `train.quantize: nf4` needs an NVIDIA GPU, found none\nhint: set it to none")
     if shared() and not (os.environ.get(LAUNCH) or "RANK" in os.environ):
         raise InputError(f"{SHARD} shares a base out among processes, and there is one\nhint: {LAUNCH} starts more")
