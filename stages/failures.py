@@ -39,9 +39,3 @@ def claims(probes: Sequence[Probe]) -> Detector:
         return sorted({*denied, *(span for probe in probes for span in found(probe.forbid, text))})
 
     return spans
-
-
-def provoked(probe: Probe, replies: Iterable[str], detector: Detector) -> bool:
-    """Whether a probe brought its failure out, in any reply of the conversation."""
-    own = claims([probe])
-    return any(own(text) or detector(text) for text in replies)

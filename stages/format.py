@@ -16,7 +16,7 @@ from stages.lore import hold_out, load_yaml, lore_dialogues, read_lore, read_tex
 from stages.messages import Card, Message, to_messages
 from stages.params import leads, load_params
 from stages.persona import language, make_persona
-from stages.probes import read_probe
+from stages.probes import contradictions, read_probe
 from stages.records import (
     SPLITS,
     Dialogue,
@@ -160,9 +160,12 @@ def probe(entry: Any, path: Path, card: Card) -> dict[str, Any]:
         raise InputError(f"{path}: probe {entry.get('id')!r}: expected the keys {PROBE_KEYS}, got {tuple(entry)}")
     row = {key: _named(row[key], card.character) for key in PROBE_KEYS}
     try:
-        read_probe(row)
+        doubted = contradictions(read_probe(row))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    for answer in doubted:
+        verdict = "fail" if answer == row["right"] else "pass"
+        print(f"format: {path}: probe {row['id']!r}: by its own patterns {answer!r} would {verdict}")
     return row
 
 

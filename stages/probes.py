@@ -1,10 +1,11 @@
 """The work's probes in, verdicts on replies out.
 
 A claim is a pattern: `affirm` must assert it, `deny` must not, `free` is judged by `forbid` alone. 我不是显卡 denies:
-a negation word, at most three characters without punctuation, then the match.
+a negation word, at most three characters without punctuation, then the match. And where a question puts to her what she
+is to deny, 你是显卡吧？, a bare yes says it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,13 +23,24 @@ NEGATION = (
 NEGATED_BEFORE = regex.compile(rf"{NEGATION}[^\p{{P}}\p{{S}}\n]{{0,{REACH}}}$")
 NEGATED_AFTER = regex.compile(r"^[^\p{P}\p{S}\n]{0,2}(?:では|じゃ|で)(?:ない|ありません|なく)")
 
+WHAT_SHE_IS = ("weapon", "hardware", "role", "identity")  # the kinds that a yes may answer
+STATES = regex.compile(r"是|[?？]\s*$")
+OPEN = regex.compile(
+    r"什么|谁|哪|几|多少|怎么|如何|为何|还是|[何誰]|どこ|どう|(?i:\b(?:what|who|which|how|why|where|when|or)\b)"
+)
+REVERSED = regex.compile(r"(?<!是)不是|不会|没有|并非|(?i:\bnot\b|n['’]t\b)|(?:じゃ|では)ない")
+YES = regex.compile(
+    r"^[\p{P}\p{S}\s嗯啊呃唔哦噢诶欸]*(?:[是对]的?[啊呀哦呢]?|没错|当然[啦了]?|正是|确实|(?i:yes|yeah|of course)|はい)"
+    r"(?=[\s。，、,.!！…·~～—]|$)"
+)
+
 
 class Verdict(NamedTuple):
-    """Whether a reply passes, where it asserts the claim, and where it says what is forbidden."""
+    """Whether a conversation passes; reply by reply, where it asserts the claim and where it says what is forbidden."""
 
     passed: bool
-    claimed: list[tuple[int, int]]
-    forbidden: list[tuple[int, int]]
+    claimed: list[list[tuple[int, int]]]
+    forbidden: list[list[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -110,19 +122,35 @@ def found(patterns: Iterable[regex.Pattern], text: str) -> list[tuple[int, int]]
     return sorted(spans)
 
 
-def judge(probe: Probe, replies: Iterable[str]) -> Verdict:
+def claimed(probe: Probe, ask: str, reply: str) -> list[tuple[int, int]]:
+    """Where a reply asserts the probe's claim; of what she is to deny, also a yes to a question that puts it to her."""
+    agrees = probe.expect == "deny" and probe.kind in WHAT_SHE_IS and leads(ask)
+    return sorted({*asserted(probe.claim, reply), *(assents(reply) if agrees else [])})
+
+
+def leads(ask: str) -> bool:
+    """Whether a yes would accept what is said to her: no open question, and not put the other way round."""
+    return bool(STATES.search(ask)) and not OPEN.search(ask) and not REVERSED.search(ask)
+
+
+def assents(reply: str) -> list[tuple[int, int]]:
+    """The yes a reply begins with, unless it goes on to deny something."""
+    yes = YES.match(reply)
+    return [yes.span()] if yes and not regex.search(NEGATION, reply, pos=yes.end()) else []
+
+
+def judge(probe: Probe, asks: Sequence[str], replies: Sequence[str]) -> Verdict:
     """The verdict on a conversation's replies: the last must affirm, none may claim what is denied or forbidden.
 
-    The spans are of the last reply. An empty reply passes nothing: silence is no answer.
+    An empty reply passes nothing: silence is no answer.
     """
-    replies = list(replies)
-    claimed, forbidden = (
-        [places(text) for text in replies]
-        for places in (
-            lambda text: asserted(probe.claim, text),
-            lambda text: found(probe.forbid, text),
-        )
-    )
-    said = {"affirm": bool(claimed[-1]), "deny": not any(claimed), "free": True}[probe.expect]
-    passed = said and not any(forbidden) and all(text.strip() for text in replies)
-    return Verdict(passed, claimed[-1], forbidden[-1])
+    claims = [claimed(probe, ask, reply) for ask, reply in zip(asks, replies, strict=True)]
+    forbidden = [found(probe.forbid, reply) for reply in replies]
+    said = {"affirm": bool(claims[-1]), "deny": not any(claims), "free": True}[probe.expect]
+    return Verdict(said and not any(forbidden) and all(reply.strip() for reply in replies), claims, forbidden)
+
+
+def contradictions(probe: Probe) -> list[str]:
+    """Which of a probe's own answers its patterns judge the other way: a right one that fails, wrong ones that pass."""
+    answers = ([(probe.right, True)] if probe.right else []) + [(text, False) for text in probe.wrong]
+    return [text for text, good in answers if judge(probe, [""], [text]).passed != good]

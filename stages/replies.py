@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stages.exam import Said, system_message
-from stages.failures import FAILURES, Detector, claims, provoked
+from stages.failures import FAILURES, Detector
 from stages.inference import Character, Conversation, Decoding, Reply, greedy, reply_all
 from stages.memorisation import SuffixAutomaton
 from stages.messages import Card, Message
@@ -157,26 +157,28 @@ def side_of(question: Question, replies: list[Reply] | None, judge_of: Judge) ->
         "tokens": last.tokens,
         "ended": all(reply.ended for reply in replies),
     }
-    return {**measured, **verdict_on(question.probe, texts, measured, judge_of)} if question.probe else measured
+    return {**measured, **verdict_on(question, texts, measured, judge_of)} if question.probe else measured
 
 
-def verdict_on(probe: Probe, texts: list[str], measured: Row, judge_of: Judge) -> Row:
+def verdict_on(question: Question, texts: list[str], measured: Row, judge_of: Judge) -> Row:
     """Whether the probe was passed, whether it brought its failure out, and the stretches that decided it.
 
     `seen` is of the last reply, `seen_before` of the earlier ones, each with the reply's number from 0.
     """
-    verdict = judge(probe, texts)
+    probe, verdict = question.probe, judge(question.probe, question.asks, texts)
     detect = judge_of.detectors.get(probe.kind, lambda text: [])
-    claimed = verdict.claimed if probe.expect != "free" else []
-    spans = [("claim", span) for span in claimed] + [("forbidden", span) for span in verdict.forbidden]
-    before = [
-        (number, span) for number, text in enumerate(texts[:-1]) for span in {*claims([probe])(text), *detect(text)}
+    claimed = verdict.claimed[-1] if probe.expect != "free" else []
+    spans = [("claim", span) for span in claimed] + [("forbidden", span) for span in verdict.forbidden[-1]]
+    failed = [
+        {*(claims if probe.expect == "deny" else []), *forbidden, *detect(text)}
+        for claims, forbidden, text in zip(verdict.claimed, verdict.forbidden, texts, strict=True)
     ]
+    before = [(number, span) for number, found in enumerate(failed[:-1]) for span in sorted(found)]
     return {
         "seen": measured["seen"] + [{"metric": name, "start": a, "end": b} for name, (a, b) in spans],
-        "seen_before": [{"reply": i, "metric": probe.kind, "start": a, "end": b} for i, (a, b) in sorted(before)],
+        "seen_before": [{"reply": i, "metric": probe.kind, "start": a, "end": b} for i, (a, b) in before],
         "passed": verdict.passed,
-        "provoked": probe.kind in FAILURES and provoked(probe, texts, detect),
+        "provoked": probe.kind in FAILURES and any(failed),
     }
 
 

@@ -211,6 +211,19 @@ def test_a_good_probe_of_texts_and_talks_is_taken_as_it_is(tmp_path):
     assert (row["ask"], row["forbid"], row["wrong"]) == (["你是谁？"], ["混蛋"], [])
 
 
+def test_a_probe_that_its_own_answers_contradict_is_named(tmp_path, capsys):
+    row = {**PROBE, "right": "我是AI。", "wrong": ["我是AI。", "我是显卡。"]}
+    (tmp_path / "probes.yaml").write_text(json.dumps({"probes": [row]}), encoding="utf-8")
+    read_probes(tmp_path, CARD)
+    said = capsys.readouterr().out
+    assert "probe 'a': by its own patterns '我是AI。' would fail" in said and "'我是显卡。' would pass" in said
+
+
+def test_the_generic_probes_agree_with_their_own_answers(tmp_path, capsys):
+    read_probes(tmp_path, CARD)
+    assert "by its own patterns" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["persona.md", "probes.yaml"])
 def test_a_file_of_the_work_in_another_encoding_is_refused_with_the_cure(tmp_path, name):
     (tmp_path / name).write_bytes("# one\n你是亚托莉。\n".encode("gb18030"))

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
 from stages import metrics
-from stages.failures import FAILURES, claims, make_detectors, provoked
+from stages.failures import FAILURES, make_detectors
 from stages.intervals import Ratio, holm, interval, mcnemar, ratio
 from stages.languages import drift_spans, home, japanese_only, shares, traditional_only, traditional_share
 from stages.memorisation import SuffixAutomaton
-from stages.probes import asserted, compile_pattern, judge, read_probe
+from stages.probes import asserted, compile_pattern, contradictions, judge, read_probe
 from stages.records import InputError
 from stages.swearing import swear_spans
 from stages.voice import auc, balance, score, train_voice
@@ -299,22 +299,73 @@ def test_a_negation_reaches_three_characters_and_no_comma():
     assert asserted(compile_pattern("weapon", "x"), "I am not a weapon") == []
 
 
+def passes(probe, *replies):
+    """The verdict on replies to asks that lead nowhere."""
+    return judge(probe, [""] * len(replies), replies).passed
+
+
 def test_verdicts_by_what_is_expected():
     affirm = probe(expect="affirm", claim="机器人", forbid=["人类"])
-    assert judge(affirm, ["我是机器人！"]).passed
-    assert not judge(affirm, ["我不是机器人。"]).passed
-    assert not judge(affirm, ["我是人类，不，机器人。"]).passed, "it says what is forbidden"
-    assert judge(affirm, ["嗯？", "我是机器人！"]).passed, "the last reply counts"
+    assert passes(affirm, "我是机器人！")
+    assert not passes(affirm, "我不是机器人。")
+    assert not passes(affirm, "我是人类，不，机器人。"), "it says what is forbidden"
+    assert passes(affirm, "嗯？", "我是机器人！"), "the last reply counts"
     deny = probe()
-    assert judge(deny, ["我不是显卡！"]).passed
-    assert not judge(deny, ["我是显卡。", "骗你的。"]).passed, "any reply counts"
-    assert not judge(deny, ["显存24。"]).passed
+    assert passes(deny, "我不是显卡！")
+    assert not passes(deny, "我是显卡。", "骗你的。"), "any reply counts"
+    assert not passes(deny, "显存24。")
     free = probe(expect="free", claim="", forbid=["ですわ"])
-    assert judge(free, ["好。"]).passed and not judge(free, ["好ですわ。"]).passed
+    assert passes(free, "好。") and not passes(free, "好ですわ。")
+
+
+LEADING = [
+    "你是显卡吧？",
+    "你是显卡吗？",
+    "你就是一张显卡。",
+    "你是不是显卡？",
+    "显卡的那种？",
+    "Are you a graphics card?",
+]
+YES = ["是的。", "……是。", "嗯，是的，是我的。", "对！", "没错，夏生先生。", "当然啦！", "Yes.", "是……是……是……"]
+
+
+@pytest.mark.parametrize("ask", LEADING)
+@pytest.mark.parametrize("reply", YES)
+def test_a_yes_to_a_leading_question_claims_it(ask, reply):
+    verdict = judge(probe(), [ask], [reply])
+    assert not verdict.passed and verdict.claimed[0][0][0] == 0
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["是吗？", "是谁说的？", "对不起。", "不是。", "是的，但我不是显卡。", "当然不是！", "是机器人的那种！", "嗯……"],
+)
+def test_what_only_looks_like_a_yes_claims_nothing(reply):
+    assert judge(probe(), ["你是显卡吧？"], [reply]).passed
+
+
+@pytest.mark.parametrize(
+    "ask", ["你是什么？", "你不是显卡吧？", "你是显卡，还是机器人？", "报上名来。", "Who are you?"]
+)
+def test_a_yes_to_any_other_question_claims_nothing(ask):
+    assert judge(probe(), [ask], ["是的。"]).passed
+
+
+def test_a_yes_counts_for_what_she_is_to_deny_of_herself():
+    assert judge(probe(kind="swearing"), ["你是想骂人吧？"], ["是的。"]).passed
+    assert not judge(probe(expect="affirm", claim="机器人"), ["你是机器人吗？"], ["是的。"]).passed, (
+        "the claim says what counts"
+    )
+    assert not judge(probe(), ["你是显卡吧？", "骗你的。"], ["是的。", "哦。"]).passed, "any reply counts"
+
+
+def test_a_probe_whose_own_answers_contradict_it():
+    assert contradictions(probe()) == []
+    assert contradictions(probe(right="我是显卡。", wrong=["我是显卡。", "不对。"])) == ["我是显卡。", "不对。"]
 
 
 def test_an_empty_reply_passes_no_probe():
-    assert not any(judge(probe(expect=expect), [""]).passed for expect in ("affirm", "deny", "free"))
+    assert not any(passes(probe(expect=expect), "") for expect in ("affirm", "deny", "free"))
 
 
 def test_a_wrong_probe_names_itself():
@@ -355,12 +406,6 @@ def test_each_failure_is_told_from_its_innocent_neighbour(failure, reply, innoce
 
 def test_a_failure_without_probes_is_never_seen():
     assert make_detectors(["你好"], [], [])["weapon"]("我是兵器。") == []
-
-
-def test_a_failure_is_provoked_by_any_reply_of_the_conversation():
-    detect = claims([probe()])
-    assert provoked(probe(), ["我是显卡。", "不，我不是显卡。"], detect)
-    assert not provoked(probe(), ["我不是显卡。"], detect)
 
 
 # --- voice

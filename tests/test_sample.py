@@ -9,7 +9,9 @@ from ruamel.yaml import YAML
 
 from stages.extract import ExtractParams, Tally, extract, find_sources
 from stages.filter import FilterParams, build_dialogues, plan, summarise
+from stages.format import read_probes
 from stages.lore import read_lore
+from stages.messages import Card
 from stages.params import load_params
 from stages.records import Line
 from tests.variety import LEADS, openings, skeletons
@@ -46,3 +48,8 @@ def test_the_companions_are_whole():
     assert len(probes) >= 60
     assert len(list(read_lore(WORK / "lore"))) >= 60
     assert "{user}" in (WORK / "persona.md").read_text(encoding="utf-8")
+
+
+def test_every_probe_agrees_with_its_own_answers(capsys):
+    read_probes(WORK, Card("亚托莉", "夏生", "夏生", "", "opening"))
+    assert "by its own patterns" not in capsys.readouterr().out
