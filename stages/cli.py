@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from stages.records import InputError
 
@@ -41,5 +42,19 @@ def end_with_dvc() -> None:
     """A stage whose DVC was killed would hold the device, and write into the next run's outputs."""
     if "DVC_STAGE" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() == 1:  # it was killed before this line
+        if adopted():  # it was killed before this line
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopted() -> bool:
+    """Whether the parent is not who started this process: of another process group, or process 1 and not DVC."""
+    parent, group = os.getppid(), os.getpgrp()
+    leads = group == os.getpid()  # as each worker of torchrun does: no parent of its is of its group
+    stranger = not leads and os.getpgid(parent) != group
+    return stranger or (parent == 1 and not _is_dvc(parent))
+
+
+def _is_dvc(process: int) -> bool:
+    """In a container DVC may be process 1."""
+    words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    return any(Path(os.fsdecode(word)).name == "dvc" for word in words)
