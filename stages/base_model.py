@@ -203,9 +203,21 @@ def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerFast:
     else:
         tokenizer = _published_tokenizer(name, folder)
     tokenizer.name_or_path = name
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = default_template(tokenizer)
+    tokenizer.chat_template = _template(name, tokenizer)
     return tokenizer
+
+
+def _template(name: str, tokenizer: PreTrainedTokenizerFast) -> str:
+    """The published one, of several the one named `default`; that of the base's family where there is none."""
+    template = tokenizer.chat_template or default_template(tokenizer)
+    if isinstance(template, str):
+        return template
+    if "default" not in template:
+        raise InputError(
+            f"{name}: expected one chat template, or several of which one is `default`, got {', '.join(template)}\n"
+            "hint: in a local copy, save the one to speak with as chat_template.jinja"
+        )
+    return template["default"]
 
 
 def _published_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerFast:
@@ -228,9 +240,9 @@ def _sentencepiece_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         add([AddedToken(token["content"], special=token["special"], normalized=False)])
     named = {f"{kind}_token": settings.get(f"{kind}_token") for kind in ("bos", "eos", "unk", "pad")}
     texts = {kind: token["content"] if isinstance(token, dict) else token for kind, token in named.items()}
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **texts)
-    wrapped.chat_template = settings.get("chat_template")
-    return wrapped
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, padding_side="left", chat_template=settings.get("chat_template"), **texts
+    )
 
 
 def default_template(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -210,6 +210,25 @@ def test_a_base_without_a_template_gets_that_of_its_family(name):
     assert rendered == published[published.index(rendered[:15]) :]
 
 
+@pytest.mark.parametrize("own_files", [True, False], ids=["additional_chat_templates", "tokenizer_config.json"])
+def test_of_several_templates_the_default_is_taken(folder, own_files):
+    tokenizer = family_tokenizer(BY_NAME["Qwen3"])
+    (folder / "chat_template.jinja").unlink()
+    tokenizer.chat_template = {"tool_use": "{{ tools }}", "default": BY_NAME["Qwen3"].template}
+    tokenizer.save_pretrained(folder, save_jinja_files=own_files)
+    assert (folder / "additional_chat_templates").exists() == own_files
+    assert load_tokenizer(str(folder)).chat_template == BY_NAME["Qwen3"].template
+
+
+def test_several_templates_without_a_default_are_named(folder):
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = [{"name": name, "template": "{{ messages }}"} for name in ("rag", "tool_use")]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match=r"one is `default`, got rag, tool_use\nhint: .* as chat_template\.jinja"):
+        load_tokenizer(str(folder))
+
+
 def test_a_gemma_that_was_never_tuned_ends_a_reply_with_a_token_it_has_met():
     tokenizer = family_tokenizer(BY_NAME["Gemma 3"])
     tokenizer.chat_template = default_template(tokenizer)
