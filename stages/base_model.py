@@ -3,6 +3,7 @@
 Never runs code that comes with a model. HF_ENDPOINT chooses the hub, as everywhere in huggingface_hub.
 """
 
+import errno
 import fcntl
 import gc
 import importlib
@@ -15,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, Pr
 from transformers.distributed import DistributedConfig
 
 from stages import baichuan
-from stages.conversation import encode
+from stages.conversation import encode, end_of_text
 from stages.records import InputError
 
 EMBEDDED = "embedded"
@@ -48,11 +50,15 @@ MARKERS = {"<start_of_turn>": "gemma", "<|im_start|>": "chatml"}  # a token that
 
 DESCRIPTION_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt", "*.tiktoken"]
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+SECOND_COPIES = ["consolidated*.safetensors", "*/*.safetensors"]  # the same weights in their maker's own format
 PICKLED_FILES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]  # Baichuan was published before safetensors
 
-DTYPES: dict[str, torch.dtype | str] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-DTYPES |= {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-DTYPES["stored"] = "auto"  # transformers' word for the precision of the files
+DTYPES: dict[str, torch.dtype | str] = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "stored": "auto",  # transformers' word for the precision of the files
+}
 NVIDIA = Path("/dev/nvidiactl")  # there where a driver is, whatever its age
 
 ATTENTION = (
@@ -92,12 +98,15 @@ def load_base(
     number, placement = find_dtype(dtype, device), _placement(device, shards)
     folder = find_folder(name, revision=revision)
     tokenizer = _tokenizer(name, folder)
-    model = _read_model(name, folder, {"dtype": number, **placement, **_quantization(quantize, number)})
+
+    def read(number: torch.dtype | str) -> PreTrainedModel:
+        return _read_model(name, folder, {"dtype": number, **placement, **_quantization(quantize, number)})
+
+    model = read(number)
     if dtype == "auto" and number == torch.float16 and overflows(model, tokenizer):
         del model  # there may be no room for two
         gc.collect()
-        number = torch.float32
-        model = _read_model(name, folder, {"dtype": number, **placement, **_quantization(quantize, number)})
+        model = read(torch.float32)
     model.config._name_or_path = model.name_or_path = name  # an adapter names its base by this, never by a local path
     return model, tokenizer
 
@@ -140,8 +149,10 @@ def _read_model(name: str, folder: Path, options: dict[str, Any]) -> PreTrainedM
     load = baichuan.load_model if _is_baichuan(folder) else AutoModelForCausalLM.from_pretrained
     try:
         return load(folder, **plain, **options).eval().requires_grad_(False)
-    except SafetensorError as error:
-        raise InputError(f"{name}: expected whole weights in {folder}, got {error}\nhint: fetch them anew") from error
+    except (SafetensorError, JSONDecodeError, OSError) as error:
+        if getattr(error, "errno", None) not in (None, errno.ENOENT):
+            raise  # of the disk, not of the weights
+        raise InputError(f"{name}: expected whole weights in {folder}, got: {error}\nhint: fetch them anew") from error
 
 
 # --- device and precision
@@ -246,10 +257,16 @@ def _sentencepiece_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def default_template(tokenizer: PreTrainedTokenizerFast) -> str:
-    """For a base published without one: that of its family, by the turn tokens it knows, else roles in words."""
+    """For a base published without one: that of its family, by the turn tokens it knows, else roles in words.
+
+    Raises InputError where that template ends a reply with end-of-text and the tokenizer names none.
+    """
     known = tokenizer.get_added_vocab()
     name = next((template for marker, template in MARKERS.items() if marker in known), "plain")
-    return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    if "eos_token" in template:
+        end_of_text(tokenizer)
+    return template
 
 
 # --- where a model lies
@@ -287,7 +304,7 @@ def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
     hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     mirror = "set HF_ENDPOINT to a mirror that you can reach, or give a local folder"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=SECOND_COPIES))
     except GatedRepoError as error:
         raise InputError(
             f"{name} is gated: {hub} gives it only to those who accepted its terms\n"

@@ -110,7 +110,7 @@ def label_ids(tokenizer: Any, ids: Sequence[int], supervised: Sequence[bool]) ->
     """The label of each position, -100 for none: the token itself, but end-of-text at a Baichuan role token."""
     roles = controls(tokenizer).roles
     return [
-        -100 if not wanted else _end_of_text(tokenizer) if token in roles else token
+        -100 if not wanted else end_of_text(tokenizer) if token in roles else token
         for token, wanted in zip(ids, supervised, strict=True)
     ]
 
@@ -153,6 +153,13 @@ def stop_ids(tokenizer: Any) -> list[int]:
     return sorted(used | ({tokenizer.eos_token_id} - {None}))
 
 
+def end_of_text(tokenizer: Any) -> int:
+    """The id of the tokenizer's end-of-text token; raises InputError if it names none."""
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer names no end-of-text token\nhint: set `eos_token` in its tokenizer_config.json")
+    return tokenizer.eos_token_id
+
+
 def controls(tokenizer: Any) -> Controls:
     """The tokens that steer a chat: flagged as special, or Baichuan's role tokens."""
     return _controls(tokenizer, len(tokenizer))
@@ -182,12 +189,6 @@ def _disarm(match: re.Match[str]) -> str:
     return first + WORD_JOINER + rest if rest else "？"
 
 
-def _end_of_text(tokenizer: Any) -> int:
-    if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer names no end-of-text token\nhint: set `eos_token` in its tokenizer_config.json")
-    return tokenizer.eos_token_id
-
-
 def _closing(tokenizer: Any, turns: list[Message]) -> int:
     """The token that closes the last reply where the template does not: what a next user turn would begin with."""
     last = max(number for number, turn in enumerate(turns) if turn["role"] == "assistant")
@@ -195,7 +196,7 @@ def _closing(tokenizer: Any, turns: list[Message]) -> int:
     following = _render(tokenizer, [*turns[: last + 1], {"role": "user", "content": "a"}], False)
     more = _tokenize(tokenizer, following.removeprefix(rendered).lstrip())
     known = controls(tokenizer)
-    return more[0] if more and more[0] in known.ids - known.roles else _end_of_text(tokenizer)
+    return more[0] if more and more[0] in known.ids - known.roles else end_of_text(tokenizer)
 
 
 def _accepted(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:

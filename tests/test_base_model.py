@@ -1,9 +1,11 @@
 """The door to base models: folders, a hub, the embedded model; what it refuses, and with what words."""
 
+import errno
 import fcntl
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -83,6 +85,28 @@ def test_broken_weights_are_said_to_be_broken(folder):
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="expected whole weights"):
         load_base(str(folder))
+
+
+@pytest.mark.parametrize("lost", ["model-00002-of-*.safetensors", "model.safetensors.index.json"])
+def test_a_part_that_an_interrupted_copy_left_out_is_named(lost, folder):
+    model, _ = load_base(str(folder), dtype="fp32")
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    load_base(str(folder), dtype="fp32")
+    (part,) = folder.glob(lost)
+    part.unlink()
+    named = part.name.removesuffix(".index.json")
+    with pytest.raises(InputError, match=rf"expected whole weights in .*{named}.*\nhint: fetch them anew"):
+        load_base(str(folder), dtype="fp32")
+
+
+def test_a_disk_that_fails_is_no_broken_copy(folder, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(base_model.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        load_base(str(folder), dtype="fp32")
 
 
 def test_code_that_comes_with_a_model_is_never_run(folder):
@@ -249,6 +273,17 @@ def test_a_base_that_knows_no_turns_gets_words_and_learns_to_stop():
     assert tokenizer.decode(learnt) == " 高性能！<|end_of_text|>"
 
 
+@pytest.mark.parametrize(("name", "refused"), [("Llama 3", True), ("Gemma 3", True), ("Qwen2.5", False)])
+def test_a_template_that_ends_with_end_of_text_needs_that_token(name, refused):
+    tokenizer = family_tokenizer(BY_NAME[name])
+    tokenizer.eos_token = None
+    if refused:
+        with pytest.raises(InputError, match=r"names no end-of-text token\nhint: set `eos_token`"):
+            default_template(tokenizer)
+    else:
+        assert "<|im_end|>" in default_template(tokenizer)
+
+
 def test_our_gemma_template_folds_the_system_text_and_refuses_what_gemma_does():
     tokenizer = family_tokenizer(BY_NAME["Gemma 3"])
     official = tokenizer.chat_template
@@ -290,7 +325,7 @@ class Hub(SimpleHTTPRequestHandler):
         if what == "resolve":
             data = (folder / file).read_bytes()
             return self.answer(200, data, ETag=f'"{file}{len(data)}"', **headers)
-        files = sorted(path.name for path in folder.iterdir())
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         listed = {"id": name, "sha": "a" * 40, "siblings": [{"rfilename": file} for file in files]}
         tree = [{"type": "file", "path": file, "size": (folder / file).stat().st_size, "oid": file} for file in files]
         return self.answer(200, json.dumps(tree if what == "tree" else listed).encode(), **headers)
@@ -342,6 +377,19 @@ def ask(endpoint, home, *names, revision=""):
 def test_a_hub_id_is_fetched_from_hf_endpoint_and_kept(hub, tmp_path):
     assert ask(hub, tmp_path / "home", "tiny/qwen3") == "tiny/qwen3 Qwen3ForCausalLM\n"
     assert ask("http://127.0.0.1:9", tmp_path / "home", "tiny/qwen3") == "tiny/qwen3 Qwen3ForCausalLM\n"
+
+
+@pytest.mark.slow
+def test_weights_published_twice_are_fetched_once(hub, tmp_path):
+    folder = tmp_path / "hub" / "tiny" / "qwen3"
+    model, _ = load_base(str(folder), dtype="fp32")
+    whole = (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    model.save_pretrained(folder, max_shard_size="20KB")
+    (folder / "original").mkdir()
+    shutil.copy(whole, folder / "original" / "model.safetensors")
+    assert ask(hub, tmp_path / "home", "tiny/qwen3") == "tiny/qwen3 Qwen3ForCausalLM\n"
+    fetched = {path.name for path in (tmp_path / "home").rglob("*.safetensors")}
+    assert fetched == {path.name for path in folder.glob("model-*.safetensors")} and len(fetched) > 1
 
 
 @pytest.mark.slow

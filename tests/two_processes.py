@@ -46,7 +46,7 @@ def main(work, target):
     arguments.eval_strategy = arguments.save_strategy = "no"
     arguments.output_dir = str(target.parent / "unused")
     shards = arguments.world_size if shared() else 1
-    base, tokenizer = load_base(params.base_model, dtype="float32", shards=shards)
+    base, tokenizer = load_base(params.base_model, dtype="fp32", shards=shards)
     train = read_lessons(work / "dataset" / "train.jsonl", tokenizer, params.max_length)
     layout = choose_layout(base)
     model = add_lora(base, params)
