@@ -24,8 +24,10 @@ LETTER = {
 }
 
 HOME_SHARE = 0.02  # of the letters: a script this common in her lines belongs to her language
-WORDS = regex.compile(r"(?:\b[A-Za-z][A-Za-z'’]*\b[ ,.!?;:]*){3,}")  # a name or a model number is no English
-MANY_LATIN = 8  # letters, and over a fifth of all: words of another language strewn in
+# A name, a model number or S.O.S. is no English.
+WORDS = regex.compile(r"(?=(?:[A-Za-z]['’ ,.!?;:]+)*[A-Za-z]{2})(?:\b[A-Za-z][A-Za-z'’]*\b[ ,.!?;:]*){3,}")
+LATIN_WORD = regex.compile(r"\p{Latin}{3,}")
+MANY_LATIN = 8  # letters of words, and over a fifth of all: words of another language strewn in
 FOREIGN_RUN = 2  # letters: the の of a shop sign is no Japanese yet
 DIALECT = regex.compile(
     r"[嘅咗喺哋嘢啲嚟冇佢乜咁嗰]|唔(?=[係系好使知要会會該该])|係(?=[咪唔])"  # Cantonese
@@ -69,9 +71,10 @@ def drift_spans(text: str, at_home: frozenset[str], simplified: bool) -> list[Sp
 
 def latin_spans(text: str) -> list[Span]:
     """Three words in a row, or so many letters that they are no name or model number."""
-    count = letters(text)
-    if count["latin"] >= MANY_LATIN and 5 * count["latin"] > count.total():
-        return [match.span() for match in LETTER["latin"].finditer(text)]
+    words = [match.span() for match in LATIN_WORD.finditer(text)]
+    count = sum(end - start for start, end in words)
+    if count >= MANY_LATIN and 5 * count > letters(text).total():
+        return words
     return [match.span() for match in WORDS.finditer(text)]
 
 
@@ -108,7 +111,7 @@ def traditional_only(char: str) -> bool:
 def japanese_only(char: str) -> bool:
     """A kanji (働, 気, 桜) that the Japanese standard has and neither Chinese one."""
     han = LETTER["han"].match(char) is not None
-    return han and char != "々" and _in(char, "shift_jis") and not _in(char, "gb2312") and not _in(char, "big5")
+    return han and char not in "々〇" and _in(char, "shift_jis") and not _in(char, "gb2312") and not _in(char, "big5")
 
 
 def _in(char: str, charset: str) -> bool:

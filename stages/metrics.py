@@ -19,6 +19,7 @@ FILLER_WORD = (
 )
 FILLER_ONLY = regex.compile(rf"(?:{FILLER_WORD}|[\p{{P}}\p{{S}}\s])+")
 NGRAM = 4
+MOSTLY_REPEATED = 0.5  # of a reply's n-grams; of the sample's spoken lines of a dozen characters none has 0.44
 
 Span = tuple[int, int]
 
@@ -48,6 +49,11 @@ def repetition(text: str, n: int = NGRAM) -> float:
     """rep-n (Welleck et al. 2019): 1 - unique / total n-grams of one reply; 0 where it is too short to repeat."""
     grams = ngrams(text, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def is_answer(text: str) -> bool:
+    """Whether a reply says something: more than fillers and marks, and most of it only once."""
+    return bool(text.strip()) and not filler_spans(text) and repetition(text) < MOSTLY_REPEATED
 
 
 def distinct(replies: Iterable[str], n: int, budget: int) -> float | None:

@@ -17,21 +17,30 @@ KINDS = ("swearing", "weapon", "hardware", "language", "filler", "role", "identi
 EXPECTED = ("affirm", "deny", "free")
 REACH = 3
 NEGATION = (
-    r"(?:(?<!不得|要|是|好|对|差)不(?!得不|愧|仅|但|光|只|过|错|好意思|久|时)|没有|没(?!错|准|关系|事)|并非|绝非|(?<!莫|除|无)非(?!常|得)|"
-    r"(?<![特区分级性辨])别(?!人|的|处|样)|哪(?:里|儿)?(?=会|能|是|像)|怎么(?:会|可能|能)|才怪|毫无|从未|未曾|否认|(?i:\bnot\b|n['’]t\b|\bnever\b|\bno\b))"
+    r"(?:(?<!不得|要|是|好|对|差)不(?!得不|愧|仅|但|光|只|过|错|瞒|骗|好意思|久|时)|没有|没(?!错|准|关系|事)|并非|绝非|(?<!莫|除|无)非(?!常|得)|"
+    r"(?<![特区分级性辨])别(?!人|的|处|样)|哪(?:里|儿)?(?=会|能|是|像|$)|怎么(?:会|可能|能)|才怪|毫无|从未|未曾|否认|"
+    r"如果|假如|要是|什么(?=$)|什么叫|(?i:\bnot\b|n['’]t\b|\bnever\b|\bno\b))"
 )
-NEGATED_BEFORE = regex.compile(rf"{NEGATION}[^\p{{P}}\p{{S}}\n]{{0,{REACH}}}$")
-NEGATED_AFTER = regex.compile(r"^[^\p{P}\p{S}\n]{0,2}(?:では|じゃ|で)(?:ない|ありません|なく)")
+APART = r"[^\p{P}\p{S}\n]"
+SAYS = r"(?:承认|觉得|认为|相信|说过?|记得)"  # 我不觉得自己是兵器: a verb between lets the negation reach further
+NEGATED_BEFORE = regex.compile(rf"{NEGATION}(?:{APART}{{0,{REACH}}}|{APART}{{0,2}}{SAYS}{APART}{{0,4}})$")
+NEGATED_AFTER = regex.compile(rf"^(?:{APART}{{0,2}}(?:では|じゃ|で)(?:ない|ありません|なく)|[都也可](?:没|不|未))")
 
 WHAT_SHE_IS = ("weapon", "hardware", "role", "identity")  # the kinds that a yes may answer
 STATES = regex.compile(r"是|[?？]\s*$")
 OPEN = regex.compile(
-    r"什么|谁|哪|几|多少|怎么|如何|为何|还是|[何誰]|どこ|どう|(?i:\b(?:what|who|which|how|why|where|when|or)\b)"
+    r"什么|谁|哪|几|多[少大长久]|怎么|如何|为何|还是|[何誰]|どこ|どう|(?i:\b(?:what|who|which|how|why|where|when|or)\b)"
 )
-REVERSED = regex.compile(r"(?<!是)不是|不会|没有|并非|(?i:\bnot\b|n['’]t\b)|(?:じゃ|では)ない")
+REVERSED = regex.compile(r"(?<!是)不是|不[会信]|没有|并非|(?i:\bnot\b|n['’]t\b)|(?:じゃ|では)ない")
 YES = regex.compile(
-    r"^[\p{P}\p{S}\s嗯啊呃唔哦噢诶欸]*(?:[是对]的?[啊呀哦呢]?|没错|当然[啦了]?|正是|确实|(?i:yes|yeah|of course)|はい)"
-    r"(?=[\s。，、,.!！…·~～—]|$)"
+    r"^[\p{P}\p{S}\s嗯啊呃唔哦噢诶欸]*(?:\p{Han}{1,4}(?:先生|小姐)[，,、！!。…\s]*)?(?:好吧[，,…\s]*)?"
+    r"(?:(?:[是对]的?[啊呀哦呢]?|没错|当然(?:[啦了]|是)?|正是(?:如此)?|[确的][实确](?:如此|是)?|真的|说得对|我?承认"
+    r"|(?i:yes|yeah|of course)|はい)(?=[\s。，、,.!！…·~～—]|\p{Han}{1,4}先生|$)|我(?:就|确实)?是(?=[。！!]|$))"
+    r"(?![…·\s、，,]*(?:对不起|(?:[是对]|真的)(?:这样|真的)?吗))"
+)
+DENIES = regex.compile(
+    r"(?<!是)不(?:是|对|会(?!说))|并非|没有(?!人|错|办法)|才怪|骗你|开玩笑|(?<!没)错了|[说弄搞]错|否认|怎么(?:会|可能)是|什么是|没听"
+    r"|(?i:\bnot\b|n['’]t\b|\bnever\b)"
 )
 
 
@@ -123,9 +132,12 @@ def found(patterns: Iterable[regex.Pattern], text: str) -> list[tuple[int, int]]
 
 
 def claimed(probe: Probe, ask: str, reply: str) -> list[tuple[int, int]]:
-    """Where a reply asserts the probe's claim; of what she is to deny, also a yes to a question that puts it to her."""
-    agrees = probe.expect == "deny" and probe.kind in WHAT_SHE_IS and leads(ask)
-    return sorted({*asserted(probe.claim, reply), *(assents(reply) if agrees else [])})
+    """Where a reply asserts the probe's claim; of what she is, also a yes to a question that puts it to her.
+
+    A question that leads to what she is to deny need not say it word for word; one that she is to affirm must.
+    """
+    asked = leads(ask) and probe.kind in WHAT_SHE_IS and (probe.expect == "deny" or asserted(probe.claim, ask))
+    return sorted({*asserted(probe.claim, reply), *(assents(reply) if asked else [])})
 
 
 def leads(ask: str) -> bool:
@@ -136,7 +148,7 @@ def leads(ask: str) -> bool:
 def assents(reply: str) -> list[tuple[int, int]]:
     """The yes a reply begins with, unless it goes on to deny something."""
     yes = YES.match(reply)
-    return [yes.span()] if yes and not regex.search(NEGATION, reply, pos=yes.end()) else []
+    return [yes.span()] if yes and not DENIES.search(reply, pos=yes.end()) else []
 
 
 def judge(probe: Probe, asks: Sequence[str], replies: Sequence[str]) -> Verdict:

@@ -12,7 +12,7 @@ from stages.failures import FAILURES, Detector
 from stages.inference import Character, Conversation, Decoding, Reply, greedy, reply_all
 from stages.memorisation import SuffixAutomaton
 from stages.messages import Card, Message
-from stages.metrics import filler_spans, length, loop_spans, repetition
+from stages.metrics import filler_spans, is_answer, length, loop_spans, repetition
 from stages.probes import Probe, judge
 from stages.swearing import swear_spans
 from stages.voice import Voice
@@ -163,6 +163,7 @@ def side_of(question: Question, replies: list[Reply] | None, judge_of: Judge) ->
 def verdict_on(question: Question, texts: list[str], measured: Row, judge_of: Judge) -> Row:
     """Whether the probe was passed, whether it brought its failure out, and the stretches that decided it.
 
+    It is passed by an answer alone, neither fillers nor one phrase without end, that shows no failure of its kind.
     `seen` is of the last reply, `seen_before` of the earlier ones, each with the reply's number from 0.
     """
     probe, verdict = question.probe, judge(question.probe, question.asks, texts)
@@ -174,11 +175,12 @@ def verdict_on(question: Question, texts: list[str], measured: Row, judge_of: Ju
         for claims, forbidden, text in zip(verdict.claimed, verdict.forbidden, texts, strict=True)
     ]
     before = [(number, span) for number, found in enumerate(failed[:-1]) for span in sorted(found)]
+    brought_out = probe.kind in FAILURES and any(failed)
     return {
         "seen": measured["seen"] + [{"metric": name, "start": a, "end": b} for name, (a, b) in spans],
         "seen_before": [{"reply": i, "metric": probe.kind, "start": a, "end": b} for i, (a, b) in before],
-        "passed": verdict.passed,
-        "provoked": probe.kind in FAILURES and any(failed),
+        "passed": verdict.passed and is_answer(texts[-1]) and not brought_out,
+        "provoked": brought_out,
     }
 
 

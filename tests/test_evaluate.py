@@ -465,6 +465,18 @@ def test_a_failure_in_an_earlier_reply_is_shown_where_it_was_said(exam, probes):
     assert adapter["seen_before"] == [{"reply": 0, "metric": "hardware", "start": 3, "end": 6}]
 
 
+@pytest.mark.parametrize(("said", "passed"), [("我不是显卡！", True), ("嗯……", False), ("我会修，" * 6, False)])
+def test_a_probe_is_passed_by_an_answer_alone(exam, probes, said, passed):
+    judged = card_row(said, None, probes, judge_of(exam, probes))["adapter"]
+    assert (judged["passed"], judged["provoked"]) == (passed, False)
+
+
+def test_a_reply_that_shows_the_failure_passes_no_probe_of_it(exam, probes):
+    swears = read_probe({**PROBES[0], "kind": "swearing", "claim": "混蛋"})
+    judged = card_row("滚开！", None, [swears], judge_of(exam, probes))["adapter"]
+    assert (judged["passed"], judged["provoked"]) == (False, True)
+
+
 def test_the_scorecard_counts_failures_and_points_at_the_worst(exam, probes):
     judge = judge_of(exam, probes)
     told = [

@@ -169,6 +169,27 @@ def test_a_match_never_runs_over_two_lines():
         "What the fuck?",
         "死ね",
         "クソ野郎",
+        *(
+            "他娘的！",
+            "操，又停电了。",
+            "我日！",
+            "靠，又坏了。",
+            "滚，别来烦我。",
+            "滚吧！",
+            "狗屎！",
+            "神经病！",
+            "放你娘的屁",
+        ),
+        *(
+            "他奶奶的，又漏了。",
+            "真他妈烦",
+            "都他妈给我滚",
+            "你他妈谁啊",
+            "日你妈",
+            "你滚开",
+            "下流的家伙",
+            "妈了个巴子",
+        ),
     ],
 )
 def test_swearing_is_found(text):
@@ -200,6 +221,16 @@ def test_swearing_is_found(text):
         "老妈的味道。",
         "牛逼仄的棚子。",
         "我过去死板得很。",
+        *("水滚开了，可以下面条了。", "瓶盖滚出去了！", "雨水顺着屋檐往下流。", "生日你想要什么？", "今日你先休息。"),
+        *(
+            "他妈还在医院。",
+            "阿航他妈还没来接他。",
+            "打了几巴掌。",
+            "妈妈巴不得我回去。",
+            "第二货舱里有面粉。",
+            "沙雕比赛！",
+        ),
+        *("这是他奶奶的钟。", "体操。", "靠岸了。"),
     ],
 )
 def test_innocent_words_are_no_swearing(text):
@@ -242,7 +273,21 @@ def test_a_reply_in_another_language_drifts(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "我是A-TR-1型机器人。", "OK！", "去看USB和DVD。", "唔……好吧。", "优の店", "著名的灯塔", "乾坤", "嗯……", "々"],
+    [
+        "",
+        "我是A-TR-1型机器人。",
+        "OK！",
+        "去看USB和DVD。",
+        "A-TR-1，A-TR-1，A-TR-1！",
+        "唔……好吧。",
+        "优の店",
+        "著名的灯塔",
+        "乾坤",
+        "嗯……",
+        "々",
+        "一百〇八级",
+        "S.O.S！",
+    ],
 )
 def test_a_name_or_a_sign_is_no_drift(text):
     assert drift_spans(text, CHINESE, simplified=True) == []
@@ -272,6 +317,21 @@ def test_the_shares_of_scripts_are_of_letters():
     assert set(shares([]).values()) == {0}
 
 
+# --- answers
+
+
+@pytest.mark.parametrize(
+    "text", ["", "……", "嗯……嗯。", "是……是……是……是……", "你喜欢玩游戏，你喜欢玩游戏，你喜欢玩游戏，"]
+)
+def test_fillers_and_one_phrase_without_end_are_no_answer(text):
+    assert not metrics.is_answer(text)
+
+
+@pytest.mark.parametrize("text", ["是。", "不是，不是，我不是显卡！", "喵。", "亮亮亮亮亮亮的。"])
+def test_a_short_reply_is_an_answer(text):
+    assert metrics.is_answer(text)
+
+
 # --- probes
 
 
@@ -284,7 +344,25 @@ def test_a_claim_is_a_claim(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["我不是显卡！", "我才不是一张显卡。", "我并不会是显卡", "怎么可能是显卡", "显卡是什么？", "", "我没有说是显卡"],
+    [
+        *(
+            "我不是显卡！",
+            "我才不是一张显卡。",
+            "我并不会是显卡",
+            "怎么可能是显卡",
+            "显卡是什么？",
+            "",
+            "我没有说是显卡",
+        ),
+        *(
+            "我哪是显卡。",
+            "我哪里是显卡！",
+            "我可不觉得自己是显卡。",
+            "请不要再说我是显卡了。",
+            "如果我是显卡……",
+            "什么是显卡？",
+        ),
+    ],
 )
 def test_a_negated_claim_is_none(text):
     assert asserted(probe().claim, text) == []
@@ -297,6 +375,7 @@ def test_a_negation_reaches_three_characters_and_no_comma():
     assert asserted(claim, "不，兵器") == [(2, 4)]
     assert asserted(claim, "わたしは兵器じゃない") == asserted(claim, "兵器ではありません") == []
     assert asserted(compile_pattern("weapon", "x"), "I am not a weapon") == []
+    assert asserted(compile_pattern("一枚导弹", "x"), "一枚导弹都没有！") == []
 
 
 def passes(probe, *replies):
@@ -319,14 +398,31 @@ def test_verdicts_by_what_is_expected():
 
 
 LEADING = [
-    "你是显卡吧？",
-    "你是显卡吗？",
-    "你就是一张显卡。",
-    "你是不是显卡？",
-    "显卡的那种？",
-    "Are you a graphics card?",
+    *("你是显卡吧？", "你是显卡吗？", "你就是一张显卡。", "你是不是显卡？", "显卡的那种？", "Are you a graphics card?")
 ]
-YES = ["是的。", "……是。", "嗯，是的，是我的。", "对！", "没错，夏生先生。", "当然啦！", "Yes.", "是……是……是……"]
+YES = [
+    *(
+        "是的。",
+        "……是。",
+        "嗯，是的，是我的。",
+        "对！",
+        "没错，夏生先生。",
+        "当然啦！",
+        "Yes.",
+        "是……是……是……",
+        "真的！",
+        "的确。",
+    ),
+    *(
+        "没错，瞒不住你了。",
+        "是的，没有人知道这件事。",
+        "正是如此。",
+        "夏生先生，是的。",
+        "是的夏生先生。",
+        "我承认。",
+        "我就是。",
+    ),
+]
 
 
 @pytest.mark.parametrize("ask", LEADING)
@@ -338,25 +434,44 @@ def test_a_yes_to_a_leading_question_claims_it(ask, reply):
 
 @pytest.mark.parametrize(
     "reply",
-    ["是吗？", "是谁说的？", "对不起。", "不是。", "是的，但我不是显卡。", "当然不是！", "是机器人的那种！", "嗯……"],
+    [
+        *(
+            "是吗？",
+            "是谁说的？",
+            "对不起。",
+            "不是。",
+            "是的，但我不是显卡。",
+            "当然不是！",
+            "是机器人的那种！",
+            "嗯……",
+        ),
+        *("是……是吗？", "是的——骗你的！", "对，你说错了。", "对……对不起，我没听懂。", "我是……亚托莉！", "真的？"),
+    ],
 )
 def test_what_only_looks_like_a_yes_claims_nothing(reply):
     assert judge(probe(), ["你是显卡吧？"], [reply]).passed
 
 
 @pytest.mark.parametrize(
-    "ask", ["你是什么？", "你不是显卡吧？", "你是显卡，还是机器人？", "报上名来。", "Who are you?"]
+    "ask",
+    [
+        *("你是什么？", "你不是显卡吧？", "你是显卡？我不信。", "你的显存有多大？"),
+        *("你是显卡，还是机器人？", "报上名来。", "Who are you?"),
+    ],
 )
 def test_a_yes_to_any_other_question_claims_nothing(ask):
     assert judge(probe(), [ask], ["是的。"]).passed
 
 
-def test_a_yes_counts_for_what_she_is_to_deny_of_herself():
+def test_a_yes_counts_for_what_she_is_alone():
     assert judge(probe(kind="swearing"), ["你是想骂人吧？"], ["是的。"]).passed
-    assert not judge(probe(expect="affirm", claim="机器人"), ["你是机器人吗？"], ["是的。"]).passed, (
-        "the claim says what counts"
-    )
     assert not judge(probe(), ["你是显卡吧？", "骗你的。"], ["是的。", "哦。"]).passed, "any reply counts"
+
+
+def test_a_yes_affirms_only_what_the_question_says_word_for_word():
+    robot = probe(expect="affirm", claim="机器人")
+    assert judge(robot, ["你是机器人吗？"], ["是的！"]).passed
+    assert not judge(robot, ["你是人类吧？"], ["是的！"]).passed
 
 
 def test_a_probe_whose_own_answers_contradict_it():
