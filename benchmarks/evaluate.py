@@ -23,7 +23,7 @@ from stages.base_model import load_base
 from stages.conversation import encode, encode_supervised, label_ids, stop_ids
 from stages.evaluate import ADAPTER, CARD_FIELDS, EXAM
 from stages.exam import HERS, Sheet, core_rule, read_exam, sheets, true_tree
-from stages.inference import Character, greedy, load_character, reply_batch
+from stages.inference import Character, greedy, load_character, reply_all
 from stages.messages import Card, to_messages
 from stages.replies import spread
 from stages.scoring import score
@@ -123,7 +123,8 @@ def naive_replies(models: list[Any], tokenizer: Any, turns: list[Turn]) -> list[
 def batched_replies(character: Character, turns: list[Turn]) -> list[list[str]]:
     """The same in batches from one model."""
     asked = [messages[:-1] for _, messages in turns]
-    return [reply_batch(character, asked, greedy(NEW_TOKENS), use_adapter=use) for use in (False, True)]
+    both = [reply_all(character, asked, greedy(NEW_TOKENS), use_adapter=use) for use in (False, True)]
+    return [[reply.text for reply in replies] for replies in both]
 
 
 def race(mine: Callable[[], Any], naive: Callable[[], Any]) -> tuple[float, float, Any, Any]:

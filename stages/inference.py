@@ -4,7 +4,6 @@ Replies come in batches: what all conversations begin with is computed once, and
 """
 
 import copy
-import json
 import random
 import warnings
 import zlib
@@ -26,14 +25,10 @@ from stages.attention import masks, new_cache, plain
 from stages.base_model import find_device, load_base
 from stages.conversation import encode, stop_ids
 from stages.records import InputError
-from stages.trust import check_adapter
+from stages.trust import CARD, TEMPLATE, check_adapter, read_object, unfit_decoding
 
 Message = dict[str, Any]
 Conversation = Sequence[Message]
-
-CARD, TEMPLATE = "character.json", "chat_template.jinja"
-CARD_KEYS = ("character", "partner", "user_name", "persona", "base_model", "revision", "decoding")
-DECODING_KEYS = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
 
 CONTEXT_TOKENS = 2048  # a conversation's memory: its oldest rounds are forgotten first
 BATCH = 128  # conversations at once: on two cores 10 ms of a core a token, where 32 take 10 and one takes 60
@@ -113,7 +108,7 @@ def load_character(folder: Path | str, *, whole: bool = False) -> Character:
     """
     folder = Path(folder)
     check_adapter(folder)
-    card = read_card(folder)
+    card = read_object(folder / CARD)
     base, tokenizer = load_base(
         card["base_model"], revision=card["revision"], **_precision(card.get("quantize"), whole)
     )
@@ -122,6 +117,8 @@ def load_character(folder: Path | str, *, whole: bool = False) -> Character:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # by PEFT 0.21
             model = PeftModel.from_pretrained(base, str(folder))
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{folder}: expected an adapter for {card['base_model']}, got: {error}") from error
     return Character(model.eval(), tokenizer, card)
@@ -163,34 +160,12 @@ def room_beside(model: Any) -> int:
     return torch.cuda.get_device_properties(model.device).total_memory - taken
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """character.json; raises InputError if one of its keys is missing."""
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    missing = [key for key in CARD_KEYS if key not in card]
-    if missing:
-        raise InputError(f"{folder / CARD}: expected the keys {CARD_KEYS}, lacks {missing}\nhint: train again")
-    return card
-
-
 def addressing(character: Character, user_name: str) -> Character:
     """The same character with a user of this name, for whom she must not speak either."""
     return replace(character, card={**character.card, "user_name": user_name})
 
 
 # --- the two doors
-
-
-def reply_batch(
-    character: Character,
-    conversations: Sequence[Conversation],
-    decoding: Mapping[str, Any] | Decoding,
-    *,
-    use_adapter: bool = True,
-    seed: int = 0,
-) -> list[str]:
-    """One reply to each conversation; the same seed and conversation give the same reply, whatever else is asked."""
-    replies = reply_all(character, conversations, decoding, use_adapter=use_adapter, seed=seed)
-    return [reply.text for reply in replies]
 
 
 def stream(character: Character, messages: Conversation, decoding: Mapping[str, Any] | Decoding) -> Iterator[str]:
@@ -221,7 +196,10 @@ def reply_all(
     seed: int = 0,
     title: str | None = None,
 ) -> list[Reply]:
-    """`reply_batch` with how each reply ended; `title` shows a progress bar on a terminal."""
+    """One reply to each conversation; the same seed and conversation give the same reply, whatever else is asked.
+
+    `title` shows a progress bar on a terminal.
+    """
     options = as_decoding(decoding)
     prompts = [encode_prompt(character.tokenizer, messages) for messages in conversations]
     replies: dict[int, Reply] = {}
@@ -241,12 +219,11 @@ def reply_all(
 
 
 def as_decoding(decoding: Mapping[str, Any] | Decoding) -> Decoding:
-    """The values as a Decoding; raises InputError for a missing or unknown key."""
+    """The values as a Decoding; raises InputError for a missing or unknown key and for a value out of bounds."""
     if isinstance(decoding, Decoding):
         return decoding
-    known = Decoding.__dataclass_fields__
-    if not set(DECODING_KEYS) <= set(decoding) <= set(known):
-        raise InputError(f"decoding: expected {DECODING_KEYS} and perhaps {tuple(known)[5:]}, got {tuple(decoding)}")
+    if unfit := unfit_decoding(decoding):
+        raise InputError("decoding: expected {}, got {}".format(*unfit))
     return Decoding(**decoding)
 
 
@@ -506,7 +483,7 @@ def sample(logits: Tensor, draws: Sequence[float], decoding: Decoding) -> list[i
     best, tokens = (part.cpu() for part in logits.topk(count, dim=-1))  # Apple's GPUs have no fp64
     shares = (best / decoding.temperature).softmax(-1)
     before = shares.cumsum(-1) - shares
-    shares = shares.masked_fill(before >= decoding.top_p, 0.0).double()
+    shares = shares.masked_fill((before >= decoding.top_p) & (before > 0), 0.0).double()  # one stays in any case
     reach = shares.cumsum(-1)
     draw = torch.tensor(draws, dtype=torch.double)[:, None] * reach[:, -1:]
     chosen = (reach <= draw).sum(-1, keepdim=True).clamp(max=count - 1)

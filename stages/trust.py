@@ -7,17 +7,19 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from stages.params import read_section
 from stages.records import InputError
 
-CONFIG, CARD, WEIGHTS = "adapter_config.json", "character.json", "adapter_model.safetensors"
-FILES = (CONFIG, WEIGHTS, CARD, "chat_template.jinja")
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CARD, TEMPLATE = "character.json", "chat_template.jinja"
+FILES = (CONFIG, WEIGHTS, CARD, TEMPLATE)
 MAX_HEADER = 8 << 20  # bytes; 1,120 tensors (rank any, 80 layers, 7 projections) need 0.2 MB
 MAX_TEXT = 4 << 20  # bytes of a JSON or template file
+MOST = 1 << 20  # of any number in a decoding
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # where DVC's symlinks lead
 TENSOR = re.compile(r"base_model\.model\.[\w.]+\.lora_(A|B|magnitude_vector)(\.weight)?")
@@ -145,6 +147,18 @@ def _number(low: float, high: float) -> Callable[[Any], bool]:
     return lambda value: type(value) in (int, float) and low <= value <= high
 
 
+def _whole(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _above_zero(high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in (int, float) and 0 < value <= high
+
+
+def _whole_or_null(value: Any) -> bool:
+    return value is None or type(value) is int
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
@@ -162,13 +176,15 @@ def _modules(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(_text(name) and MODULE.fullmatch(name) for name in value)
 
 
-def _decoding(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_number(0, 1 << 20), value.values()))
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
 
+
+Fields = dict[str, tuple[str, Callable[[Any], bool]]]  # a key -> what is expected of its value, and whether that fits
 
 # PEFT has settings that import modules (megatron_core, auto_mapping), unpickle files (corda_config, lora_ga_config)
 # or multiply layers (layer_replication). What is not listed here must be empty or the default.
-SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+SETTINGS: Fields = {
     "peft_type": ("LORA", "LORA".__eq__),
     "task_type": ("CAUSAL_LM", "CAUSAL_LM".__eq__),
     "base_model_name_or_path": ("the name of a base model", _text),
@@ -189,13 +205,26 @@ DEFAULTS = {
     "qalora_group_size": 16,
     "exclude_modules": SENSES,
 }
-CARD_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+CARD_FIELDS: Fields = {
     "character": ("a name", _text),
     "partner": ("a name", _text),
     "user_name": ("a name", _text),
     "persona": ("a text", _text),
+    "narration": ("opening or all", ("opening", "all").__contains__),
     "base_model": ("the name of a base model", _text),
-    "decoding": ("numbers by name", _decoding),
+    "revision": ("a commit or null", _text_or_null),
+    "decoding": ("numbers by name", _object),
+}
+DECODING: Fields = {
+    "max_new_tokens": (f"a whole number from 1 to {MOST:,}", _whole(1, MOST)),
+    "temperature": (f"a number from 0 to {MOST:,}", _number(0, MOST)),
+    "top_p": ("a share above 0, at most 1", _above_zero(1)),
+    "top_k": (f"a whole number from 0 to {MOST:,}", _whole(0, MOST)),
+    "repetition_penalty": (f"a number above 0, at most {MOST:,}", _above_zero(MOST)),
+}
+DECODING_BESIDE: Fields = {  # what a front may add
+    "repeat_guard": (f"a number from 0 to {MOST:,}", _number(0, MOST)),
+    "seed": ("a whole number or null", _whole_or_null),
 }
 
 
@@ -210,12 +239,28 @@ def check_config(config: dict[str, Any], path: Path) -> None:
 def check_card(card: dict[str, Any], path: Path) -> None:
     """What a front reads, and of the right type."""
     _check_fields(card, CARD_FIELDS, path)
+    if unfit := unfit_decoding(card["decoding"]):
+        raise refuse(path, *unfit)
 
 
-def _check_fields(values: dict[str, Any], table: dict[str, tuple[str, Callable[[Any], bool]]], path: Path) -> None:
+def _check_fields(values: dict[str, Any], table: Fields, path: Path) -> None:
+    if unfit := _unfit(values, table):
+        raise refuse(path, *unfit)
+
+
+def unfit_decoding(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What was expected of a decoding and what was got, at the first key that does not fit; None if all do."""
+    known = DECODING | DECODING_BESIDE
+    if not DECODING.keys() <= values.keys() <= known.keys():
+        return f"the keys {tuple(DECODING)} and perhaps {tuple(DECODING_BESIDE)}", str(tuple(values))[:200]
+    return _unfit(values, {key: known[key] for key in values})
+
+
+def _unfit(values: Mapping[str, Any], table: Fields) -> tuple[str, str] | None:
     for key, (expected, fits) in table.items():
         if key not in values or not fits(values[key]):
-            raise refuse(path, f"{expected} as `{key}`", repr(values.get(key))[:200])
+            return f"{expected} as `{key}`", repr(values.get(key))[:200]
+    return None
 
 
 # --- base

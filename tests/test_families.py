@@ -21,7 +21,7 @@ from transformers import (
 from stages import evaluate, format, train
 from stages.base_model import load_base, lora_targets
 from stages.conversation import encode, encode_supervised, stop_ids
-from stages.inference import load_character, reply_batch
+from stages.inference import load_character, reply_all
 from stages.records import InputError
 from tests.compatibility import BAICHUAN, FAMILIES, baichuan_checkpoint, family_checkpoint, print_tables
 
@@ -213,5 +213,5 @@ def test_the_whole_way_from_format_to_a_reply(name, work, tmp_path, monkeypatch)
     metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
     assert 0 < metrics["adapter"]["bits_per_character"] < metrics["base"]["bits_per_character"] + 1
     character = load_character(Path("models/adapter"))
-    (reply,) = reply_batch(character, [[SYSTEM, TURNS[0]]], character.card["decoding"])
-    assert isinstance(reply, str)
+    (reply,) = reply_all(character, [[SYSTEM, TURNS[0]]], character.card["decoding"])
+    assert isinstance(reply.text, str)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
-from stages import inference
+from stages import inference, trust
 from stages.conversation import encode, stop_ids
-from stages.inference import Decoding, exact_dtype, generate, greedy, load_character, reply_all, reply_batch, stream
+from stages.inference import Decoding, as_decoding, exact_dtype, generate, greedy, load_character, reply_all, stream
 from stages.records import InputError
 from tests.characters import DECODING, make_adapter, make_base
 
@@ -47,6 +47,10 @@ def allow_base(patch, folder: Path) -> None:
     root = folder.parent
     (root / "params.yaml").write_text(f"train:\n  base_model: {root / 'base'}\n", encoding="utf-8")
     patch.chdir(root)
+
+
+def texts(*asked, **options) -> list[str]:
+    return [reply.text for reply in reply_all(*asked, **options)]
 
 
 def test_who_was_trained_on_four_bits_speaks_on_four_bits(folder, tmp_path, monkeypatch):
@@ -101,7 +105,7 @@ def test_a_batch_says_what_full_passes_say(character, monkeypatch, read_at_once)
     monkeypatch.setattr(inference, "READ_TOKENS", read_at_once)
     expected = [one_by_one(character, messages, 20) for messages in conversations()]
     assert len(set(expected)) > 2, "the small model has opinions"
-    assert [reply.strip() for reply in reply_batch(character, conversations(), greedy(20))] == expected
+    assert [reply.strip() for reply in texts(character, conversations(), greedy(20))] == expected
 
 
 def test_prompts_of_like_length_are_read_together():
@@ -113,31 +117,31 @@ def test_prompts_of_like_length_are_read_together():
 
 
 def test_without_the_adapter_the_base_speaks(character):
-    adapted = reply_batch(character, conversations(), greedy(12))
-    base = reply_batch(character, conversations(), greedy(12), use_adapter=False)
+    adapted = texts(character, conversations(), greedy(12))
+    base = texts(character, conversations(), greedy(12), use_adapter=False)
     with character.model.disable_adapter():
         expected = [one_by_one(character, messages, 12) for messages in conversations()]
     assert [reply.strip() for reply in base] == expected != adapted
-    assert reply_batch(character, conversations(), greedy(12)) == adapted, "the adapter is back"
+    assert texts(character, conversations(), greedy(12)) == adapted, "the adapter is back"
 
 
 def test_a_seeded_reply_does_not_depend_on_its_neighbours(character):
-    together = reply_batch(character, conversations(), DECODING, seed=5)
-    alone = [reply_batch(character, [messages], DECODING, seed=5)[0] for messages in conversations()]
+    together = texts(character, conversations(), DECODING, seed=5)
+    alone = [texts(character, [messages], DECODING, seed=5)[0] for messages in conversations()]
     assert together == alone
-    assert together != reply_batch(character, conversations(), DECODING, seed=6)
-    assert together[::-1] == reply_batch(character, conversations()[::-1], DECODING, seed=5)
+    assert together != texts(character, conversations(), DECODING, seed=6)
+    assert together[::-1] == texts(character, conversations()[::-1], DECODING, seed=5)
 
 
 def test_no_conversations_no_replies(character):
-    assert reply_batch(character, [], DECODING) == []
+    assert texts(character, [], DECODING) == []
 
 
 def test_a_stream_is_the_reply_in_pieces(character):
     for messages in conversations():
         seeded = {**DECODING, "seed": 5}
         pieces = list(stream(character, messages, seeded))
-        assert "".join(pieces).rstrip() == reply_batch(character, [messages], DECODING, seed=5)[0]
+        assert "".join(pieces).rstrip() == texts(character, [messages], DECODING, seed=5)[0]
         assert all(pieces)
 
 
@@ -162,17 +166,17 @@ def force(monkeypatch, wanted):
 def test_no_reply_is_empty(character, monkeypatch):
     end = stop_ids(character.tokenizer)[-1]
     force(monkeypatch, [end])
-    assert reply_batch(character, conversations(["好。"]), greedy(5)) == [""], "greedy shows the model as it is"
+    assert texts(character, conversations(["好。"]), greedy(5)) == [""], "greedy shows the model as it is"
     force(monkeypatch, [end])
-    assert reply_batch(character, conversations(["好。"]), {**DECODING, "top_k": 0, "temperature": 5.0}) != [""]
+    assert texts(character, conversations(["好。"]), {**DECODING, "top_k": 0, "temperature": 5.0}) != [""]
 
 
 def test_the_guard_breaks_a_loop(character, monkeypatch):
     pair = character.tokenizer.encode("嗯好", add_special_tokens=False)
     force(monkeypatch, pair * 40)
-    looping = reply_batch(character, conversations(["好。"]), greedy(36))[0]
+    looping = texts(character, conversations(["好。"]), greedy(36))[0]
     force(monkeypatch, pair * 40)
-    guarded = reply_batch(character, conversations(["好。"]), Decoding(36, 0.0, 1.0, 0, 1.0))[0]
+    guarded = texts(character, conversations(["好。"]), Decoding(36, 0.0, 1.0, 0, 1.0))[0]
     assert looping.startswith("嗯好嗯好嗯好嗯好") and not guarded.startswith("嗯好嗯好嗯好嗯好")
 
 
@@ -213,7 +217,7 @@ def test_sampling_keeps_to_the_likeliest():
     assert [free.count(token) for token in range(4)] == pytest.approx([500, 300, 150, 50], abs=2)
     assert set(drawn(top_k=2)) == {0, 1}
     assert set(drawn(top_p=0.7)) == {0, 1}
-    assert set(drawn(top_p=0.1)) == {0}
+    assert set(drawn(top_p=0.1)) == set(drawn(top_p=0.0)) == {0}
 
 
 def test_a_memory_that_is_full_forgets_the_oldest_round(character):
@@ -229,9 +233,37 @@ def test_a_memory_that_is_full_forgets_the_oldest_round(character):
 
 def test_unknown_decoding_is_refused(character):
     with pytest.raises(InputError, match=r"max_new_tokens.*got .*'beams'"):
-        reply_batch(character, conversations(), {**DECODING, "beams": 2})
+        texts(character, conversations(), {**DECODING, "beams": 2})
     with pytest.raises(InputError, match="top_p"):
-        reply_batch(character, conversations(), {"temperature": 1.0})
+        texts(character, conversations(), {"temperature": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("max_new_tokens", 0, "a whole number from 1 to 1,048,576"),
+        ("max_new_tokens", 8.0, "a whole number from 1 to 1,048,576"),
+        ("temperature", -0.1, "a number from 0 to 1,048,576"),
+        ("temperature", float("nan"), "a number from 0 to 1,048,576"),
+        ("top_p", 0, "a share above 0, at most 1"),
+        ("top_p", 1.5, "a share above 0, at most 1"),
+        ("top_p", True, "a share above 0, at most 1"),
+        ("top_k", 2.5, "a whole number from 0 to 1,048,576"),
+        ("top_k", -1, "a whole number from 0 to 1,048,576"),
+        ("repetition_penalty", 0, "a number above 0, at most 1,048,576"),
+        ("repeat_guard", -1, "a number from 0 to 1,048,576"),
+        ("seed", "today", "a whole number or null"),
+    ],
+)
+def test_a_decoding_out_of_bounds_is_refused(key, value, expected):
+    with pytest.raises(InputError) as error:
+        as_decoding({**DECODING, key: value})
+    assert str(error.value) == f"decoding: expected {expected} as `{key}`, got {value!r}"
+
+
+def test_the_keys_of_a_decoding_are_those_that_are_checked():
+    assert list(Decoding.__dataclass_fields__) == [*trust.DECODING, *trust.DECODING_BESIDE]
+    assert as_decoding({**DECODING, "repeat_guard": 0, "seed": None}) == Decoding(**DECODING, repeat_guard=0)
 
 
 def test_generation_stops_with_its_last_reply(character):
@@ -277,6 +309,16 @@ def test_weights_of_another_shape_are_refused(folder, tmp_path, monkeypatch):
     allow_base(monkeypatch, other)
     with pytest.raises(InputError, match="expected an adapter for"):
         load_character(other)
+
+
+def test_a_gpu_that_is_too_small_is_not_the_adapters_fault(folder, monkeypatch):
+    def fill(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    allow_base(monkeypatch, folder)
+    monkeypatch.setattr(inference.PeftModel, "from_pretrained", fill)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_character(folder)
 
 
 def test_a_folder_that_is_not_there_names_the_cure(tmp_path):

@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import struct
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from peft import LoraConfig
 from safetensors.numpy import save_file
 
+from stages.messages import Card
 from stages.records import InputError
-from stages.trust import CONFIG, MAX_HEADER, SENSES, WEIGHTS, check_adapter
+from stages.trust import CARD_FIELDS, CONFIG, MAX_HEADER, SENSES, WEIGHTS, check_adapter
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
 CARD = {
@@ -19,9 +21,10 @@ CARD = {
     "partner": "夏生",
     "user_name": "夏生",
     "persona": "你是亚托莉。",
+    "narration": "opening",
     "base_model": "bases/tiny",
     "revision": None,
-    "decoding": {"max_new_tokens": 160, "temperature": 0.7},
+    "decoding": {"max_new_tokens": 160, "temperature": 0.7, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.1},
 }
 
 
@@ -170,10 +173,36 @@ def test_a_setting_of_the_wrong_kind_is_named(adapter, key, value):
     assert f"as `{key}`" in refused(adapter)
 
 
-@pytest.mark.parametrize(("key", "value"), [("persona", None), ("character", " "), ("decoding", {"top_p": "all"})])
+@pytest.mark.parametrize(
+    ("key", "value"), [("persona", None), ("character", " "), ("narration", "some"), ("decoding", "greedy")]
+)
 def test_a_card_of_the_wrong_kind_is_refused(adapter, key, value):
     edit(adapter / "character.json", **{key: value})
+    assert f"as `{key}`, got {value!r}" in refused(adapter)
+
+
+@pytest.mark.parametrize("key", CARD_FIELDS)
+def test_a_card_that_lacks_a_key_is_refused(adapter, key):
+    path = adapter / "character.json"
+    path.write_text(json.dumps({name: value for name, value in CARD.items() if name != key}), encoding="utf-8")
     assert f"as `{key}`" in refused(adapter)
+
+
+def test_a_card_holds_all_that_a_dialogue_asks_of_it():
+    assert {field.name for field in fields(Card)} <= CARD_FIELDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"top_p": "all"}, "a share above 0, at most 1 as `top_p`, got 'all'"),
+        ({"top_p": 0}, "a share above 0, at most 1 as `top_p`, got 0"),
+        ({"beams": 2}, "expected the keys ('max_new_tokens', "),
+    ],
+)
+def test_a_decoding_that_cannot_be_used_is_refused(adapter, change, words):
+    edit(adapter / "character.json", decoding=CARD["decoding"] | change)
+    assert words in refused(adapter)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000])
