@@ -21,7 +21,7 @@ from peft import PeftModel
 
 from stages.base_model import load_base
 from stages.conversation import encode, encode_supervised, label_ids, stop_ids
-from stages.evaluate import ADAPTER, CARD_FIELDS, EXAM
+from stages.evaluate import ADAPTER, EXAM, card_of
 from stages.exam import HERS, Sheet, core_rule, read_exam, sheets, true_tree
 from stages.inference import Character, greedy, load_character, reply_all
 from stages.messages import Card, to_messages
@@ -143,7 +143,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 24
     character = load_character(Path(ADAPTER))
-    card = Card(**{name: character.card[name] for name in CARD_FIELDS})
+    card = card_of(character)
     plain, tokenizer = load_base(character.card["base_model"], revision=character.card["revision"], dtype="fp32")
     tokenizer.chat_template = character.tokenizer.chat_template
     second, _ = load_base(character.card["base_model"], revision=character.card["revision"], dtype="fp32")

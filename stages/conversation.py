@@ -14,6 +14,7 @@ from jinja2.exceptions import TemplateError
 
 from stages.records import InputError
 
+IGNORE = -100  # the label of a position that is not to be learnt
 Message = dict[str, Any]
 Sample = tuple[list[int], list[bool]]
 
@@ -87,19 +88,16 @@ def encode_supervised(tokenizer: Any, messages: Sequence[Message]) -> Sample:
     known, turns = controls(tokenizer), _accepted(tokenizer, messages)
     ids: list[int] = []
     supervised: list[bool] = []
-    tail, tail_ids = "", list[int]()
     reply_open = learn = False
-    for piece in _pieces(tokenizer, turns):
+    for piece, more in _tokenized(tokenizer, known, _pieces(tokenizer, turns)):
         if piece.reply:
             reply_open, learn = True, piece.learn
         elif reply_open and not known.pattern.match(piece.text.lstrip()):
             raise InputError(_NO_END)
-        more = _continue(tokenizer, tail, tail_ids, piece.text)
         for token in more:
             supervised.append(reply_open and learn)
             reply_open = reply_open and token not in known.ids
         ids += more
-        tail, tail_ids = _tail(known, tail + piece.text, tail_ids + more)
     if reply_open:
         ids.append(_closing(tokenizer, turns))
         supervised.append(learn)
@@ -107,10 +105,10 @@ def encode_supervised(tokenizer: Any, messages: Sequence[Message]) -> Sample:
 
 
 def label_ids(tokenizer: Any, ids: Sequence[int], supervised: Sequence[bool]) -> list[int]:
-    """The label of each position, -100 for none: the token itself, but end-of-text at a Baichuan role token."""
+    """The label of each position, `IGNORE` for none: the token itself, but end-of-text at a Baichuan role token."""
     roles = controls(tokenizer).roles
     return [
-        -100 if not wanted else end_of_text(tokenizer) if token in roles else token
+        IGNORE if not wanted else end_of_text(tokenizer) if token in roles else token
         for token, wanted in zip(ids, supervised, strict=True)
     ]
 
@@ -260,6 +258,15 @@ def _render(tokenizer: Any, turns: list[Message], add_generation_prompt: bool) -
 
 def _tokenize(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _tokenized(tokenizer: Any, known: Controls, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, list[int]]]:
+    """Each piece with its ids as they stand behind the pieces before it."""
+    tail, tail_ids = "", list[int]()
+    for piece in pieces:
+        more = _continue(tokenizer, tail, tail_ids, piece.text)
+        yield piece, more
+        tail, tail_ids = _tail(known, tail + piece.text, tail_ids + more)
 
 
 def _continue(tokenizer: Any, tail: str, tail_ids: list[int], more: str) -> list[int]:

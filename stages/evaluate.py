@@ -7,7 +7,7 @@ where one misses its threshold.
 import argparse
 from collections import defaultdict
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from math import log
 from pathlib import Path
@@ -19,6 +19,7 @@ import transformers
 
 from stages.cli import run
 from stages.exam import (
+    DISTRACTORS,
     HERS,
     Elsewhere,
     Exam,
@@ -71,7 +72,6 @@ EXAM = Path("processed/exam.jsonl")
 PROBES = Path("processed/probes.jsonl")
 METRICS = Path("reports/metrics.json")
 REPLIES = Path("reports/replies.jsonl")
-CARD_FIELDS = ("character", "partner", "user_name", "persona", "narration")
 BITS = 1 / log(2)  # of a nat
 
 
@@ -107,7 +107,7 @@ class Paper:
 
 def prepare(exam: Exam, probes: list[Probe], character: Character, params: EvaluateParams) -> Paper:
     """All that will be asked, in tokens."""
-    card = Card(**{name: character.card[name] for name in CARD_FIELDS})
+    card = card_of(character)
     core = core_rule(exam.lines_of(card.character))
     paper = [sheet for each in exam.dialogues for sheet in sheets(character.tokenizer, each, card, core)]
     said = [turn for dialogue in exam.of("test") for turn in turns(dialogue, card, core) if turn.who == HERS]
@@ -119,9 +119,14 @@ def prepare(exam: Exam, probes: list[Probe], character: Character, params: Evalu
     ]
     asked = [(i, one) for i, sheet in enumerate(paper) for one in hers(sheet) if one.said.split == "test"]
     drawn = [(i, one, distractors(exam, card, one.said, params.seed)) for i, one in asked]
-    full = spread([each for each in drawn if len(each[2]) == 9], params.ranked_turns)
+    full = spread([each for each in drawn if len(each[2]) == DISTRACTORS], params.ranked_turns)
     lineups = [line_up(character.tokenizer, one, others, i, branches[i]) for i, one, others in full]
     return Paper(exam, card, probes, paper, branches, said, elsewhere, lineups)
+
+
+def card_of(character: Character) -> Card:
+    """What a dialogue's messages are made by, out of the card that travels with the adapter."""
+    return Card(**{field.name: character.card[field.name] for field in fields(Card)})
 
 
 # --- scoring

@@ -7,19 +7,21 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.conversation import encode, encode_supervised, label_ids, neutralise
+from stages.conversation import IGNORE, encode, encode_supervised, label_ids, neutralise
 from stages.messages import Card, Message, to_messages
 from stages.metrics import length
 from stages.persona import language
 from stages.probes import Probe
 from stages.records import Dialogue, InputError, Piece, dialogue_from, read_jsonl
 from stages.rules import RULES, is_filler
-from stages.scoring import IGNORE, Branch, Tree
+from stages.scoring import Branch, Tree
 from stages.script_rules import FOREIGN
 from stages.voice import bucket
 
-HERS, HIS = "hers", "his"
-DISTRACTORS = 3  # of her other lines, of his, of the others: nine in all
+HERS, HIS, OTHERS = "hers", "his", "others"
+POOLS = (HERS, HIS, OTHERS)  # whose lines stand beside the gold reply
+OF_EACH = 3
+DISTRACTORS = OF_EACH * len(POOLS)
 LIMIT = 2048  # tokens: a longer dialogue is scored in windows that overlap by half
 OTHER_WORDS = "＃"
 
@@ -279,18 +281,18 @@ def _scene(of: Sheet) -> str:
 
 
 def distractors(exam: Exam, card: Card, said: Said, seed: int) -> list[str]:
-    """Nine raw train lines of the gold reply's length: three hers, three his, three of others, as far as they go."""
+    """`DISTRACTORS` raw train lines of the gold reply's length, as many of each pool, as far as they go."""
     rng = random.Random(f"{seed}/{said.dialogue}/{said.place}")
     size = bucket(length(said.text))
     fits = [
         (who, text) for who, text in dict.fromkeys(exam.lines) if bucket(length(text)) == size and text != said.text
     ]
-    pools = {HERS: [], HIS: [], "others": []}
+    pools = {name: [] for name in POOLS}
     for who, text in fits:
-        pools[{card.character: HERS, card.partner: HIS}.get(who, "others")].append(text)
-    chosen = [text for pool in pools.values() for text in rng.sample(pool, min(DISTRACTORS, len(pool)))]
+        pools[{card.character: HERS, card.partner: HIS}.get(who, OTHERS)].append(text)
+    chosen = [text for pool in pools.values() for text in rng.sample(pool, min(OF_EACH, len(pool)))]
     spare = [text for _, text in fits if text not in chosen]
-    missing = 3 * DISTRACTORS - len(chosen)
+    missing = DISTRACTORS - len(chosen)
     return chosen + rng.sample(spare, min(missing, len(spare)))
 
 

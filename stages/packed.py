@@ -4,7 +4,7 @@ In: a batch as `collate` makes it. Out: the summed cross-entropy of the supervis
 model's forward give.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from types import MethodType
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from stages.attention import plain
+from stages.conversation import IGNORE
 from stages.head import label_losses
 from stages.records import InputError
 
-IGNORE = -100
 MOST_QUERIES = 256  # of one matrix of scores: more of it would be hidden by the causal mask, and computed for nothing
 MOST_SCORES = 2**24  # on a CPU, plain matrices below this size are 1.2 (fp32) to 4 times (bf16) as fast as SDPA
 Batch = dict[str, Any]
@@ -104,9 +105,7 @@ def dialogue_attention(
     `attend` computes one such part; None is the fastest way for the device. Tensors are [1, heads, tokens, head size].
     Raises NotImplementedError for a model whose attention is more than that; `choose_layout` then pads.
     """
-    extra = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
-    if extra or dropout or attention_mask is not None or not getattr(module, "is_causal", True):
-        raise NotImplementedError(f"packed attention is plain and causal, {type(module).__name__} asks for {extra}")
+    _refuse_more(module, attention_mask, dropout, others)
     attend = attend or _attend
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     (_, *queries), (opening, *keys), (opened, *values) = (t.split(list(lengths), dim=2) for t in (query, key, value))
@@ -114,6 +113,14 @@ def dialogue_attention(
     for q, k, v in zip(queries, keys, values, strict=True):
         outputs.append(attend(q, torch.cat((opening, k), 2), torch.cat((opened, v), 2), sliding_window, scale))
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _refuse_more(module: nn.Module, mask: Tensor | None, dropout: float, others: Mapping[str, Any]) -> None:
+    asked = {name: others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")}
+    asked |= {"dropout": dropout, "a mask": mask is not None, "the future": not getattr(module, "is_causal", True)}
+    extra = [name for name, wanted in asked.items() if wanted]
+    if extra:
+        raise NotImplementedError(f"packed attention is plain and causal, {type(module).__name__} asks for {extra}")
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float) -> Tensor:
@@ -182,7 +189,6 @@ class Layout(NamedTuple):
 
 PACKED = Layout("packed", "dialogues", pack)
 LAYOUTS = (PACKED, Layout("padded", "sdpa", pad), Layout("padded", "eager", pad))
-PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def install(model: PreTrainedModel) -> None:
@@ -211,10 +217,8 @@ def choose_layout(model: PreTrainedModel) -> Layout:
 
 def packable(model: PreTrainedModel) -> bool:
     """Attention through the common interface in every layer: no recurrent state, chunks, mask or dropout of its own."""
-    config = model.config.get_text_config()
-    layers = getattr(config, "layer_types", None) or PLAIN_LAYERS
-    more = getattr(config, "alibi", False) or getattr(config, "attention_dropout", 0)
-    return model._can_set_attn_implementation() and set(layers) <= PLAIN_LAYERS and not more
+    dropout = getattr(model.config.get_text_config(), "attention_dropout", 0)
+    return model._can_set_attn_implementation() and plain(model) and not dropout
 
 
 def _probe(model: PreTrainedModel) -> list[Sample]:

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from stages.attention import masks, plain
+from stages.conversation import IGNORE
 from stages.head import label_losses
 
-IGNORE = -100
 ROW_TOKENS = 512  # a packed row's size: the attention's cost grows with its square
 
 
@@ -64,7 +64,7 @@ def score(model: Any, trees: Sequence[Tree], title: str | None = None) -> list[S
     """The scores of all trees under a causal language model; `title` shows a progress bar."""
     if not trees:
         return []
-    if not packable(model):
+    if not rows_agree(model):
         return [score_plainly(model, tree) for tree in bar(trees, title, len(trees))]
     shared = shared_length(trees)
     prefix = Prefix(model, list(trees[0].trunk[:shared]))
@@ -209,7 +209,7 @@ def _plain(model: Any, ids: Sequence[int], labels: Sequence[int]) -> list[float]
 
 @lru_cache(maxsize=1)
 @torch.inference_mode()
-def packable(model: Any) -> bool:
+def rows_agree(model: Any) -> bool:
     """Whether packed rows give this model what plain passes give it; tried on a small tree."""
     if not plain(model):
         return False

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.conversation import stop_ids
+from stages.conversation import IGNORE, stop_ids
 from stages.evaluate import (
     EvaluateParams,
     ask_model,
@@ -43,7 +43,7 @@ from stages.params import load_params
 from stages.probes import read_probe
 from stages.records import Dialogue, InputError, Piece, Turn, as_row, write_json, write_jsonl
 from stages.replies import Question, held_out, probed, row, so_far, spread
-from stages.scoring import IGNORE, Branch, Scores, Tree, packable, rows, score, score_plainly, shared_length
+from stages.scoring import Branch, Scores, Tree, rows, rows_agree, score, score_plainly, shared_length
 from stages.voice import train_voice
 from tests.characters import CARD, make_adapter, make_base
 
@@ -251,7 +251,7 @@ def flat(scores):
 
 def test_packed_trees_score_as_single_passes_do(character):
     model = character.model.get_base_model()
-    assert packable(model)
+    assert rows_agree(model)
     trees = list(random_trees(model.config.vocab_size))
     assert shared_length(trees) == len(START)
     plain = [score_plainly(model, tree) for tree in trees]

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from stages import head, packed
-from stages.packed import IGNORE, Sample, choose_layout, install
+from stages.conversation import IGNORE
+from stages.packed import Sample, choose_layout, install
 from stages.records import InputError
 
 SIZES = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
@@ -154,10 +155,18 @@ def test_a_head_that_is_more_than_a_matrix_is_refused():
         choose_layout(model)
 
 
-def test_the_packed_attention_refuses_what_it_does_not_compute():
+@pytest.mark.parametrize(
+    ("asked", "mask", "words"),
+    [
+        ({"softcap": 50.0}, None, r"\['softcap'\]"),
+        ({"dropout": 0.1}, None, r"\['dropout'\]"),
+        ({}, torch.zeros(1), r"\['a mask'\]"),
+    ],
+)
+def test_the_packed_attention_refuses_what_it_does_not_compute(asked, mask, words):
     query = torch.zeros(1, 1, 4, 8)
-    with pytest.raises(NotImplementedError, match="softcap"):
-        packed.dialogue_attention(torch.nn.Identity(), query, query, query, None, lengths=[4], softcap=50.0)
+    with pytest.raises(NotImplementedError, match=words):
+        packed.dialogue_attention(torch.nn.Identity(), query, query, query, mask, lengths=[4], **asked)
 
 
 def test_bf16_stays_close_to_fp32():
