@@ -208,8 +208,9 @@ class Keeper(TrainerCallback):
         return state.global_step % self.steps_an_epoch != 0 and state.global_step < state.max_steps
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        bits = [entry[BITS] for entry in state.log_history if BITS in entry]
-        if self.patience and len(bits) - 1 - bits.index(min(bits)) >= self.patience:
+        # Without the base model's: it is no checkpoint, and the Trainer's best is one of those.
+        bits = [entry[BITS] for entry in state.log_history if BITS in entry and entry["step"]]
+        if self.patience and bits and len(bits) - 1 - bits.index(min(bits)) >= self.patience:
             # No checkpoint of the end: who resumes from an earlier one comes to the same end.
             control.should_training_stop, control.should_save = True, False
 
@@ -250,6 +251,10 @@ class Progress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()
+        if (
+            state.is_world_process_zero
+        ):  # who resumes with no step left has logged nothing, and DVC has removed the file
+            write_curves(self.curves, state.log_history)
 
     def _report(self, state: TrainerState, logs: dict[str, float]) -> None:
         step, total = state.global_step, state.max_steps

@@ -22,7 +22,14 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3TextConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3TextConfig,
+    PreTrainedTokenizerFast,
+    TrainerControl,
+    TrainerState,
+)
 
 import stages.train
 from stages.base_model import load_base
@@ -34,6 +41,7 @@ from stages.train import (
     IGNORE,
     LAUNCH,
     SHARD,
+    Keeper,
     TrainParams,
     add_lora,
     advise,
@@ -269,6 +277,25 @@ def test_patience_stops_early_and_keeps_the_best_epoch(work, params, tmp_path):
     assert abs(bits_of(tmp_path / "adapter", work) - min(bits)) < 2e-6 < bits[-1] - min(bits)
 
 
+@pytest.mark.parametrize(
+    ("bits", "stops"),
+    [
+        ([5.0, 5.3, 5.1], False),
+        ([5.0, 5.3, 5.1, 5.2], False),
+        ([5.0, 5.3, 5.1, 5.2, 5.1], True),
+        ([5.0, 4.9, 5.1, 5.2], True),
+    ],
+    ids=str,
+)
+def test_patience_counts_from_the_best_epoch_and_the_base_model_is_none(bits, stops):
+    history = [{stages.train.BITS: value, "step": step} for step, value in enumerate(bits)]
+    control = TrainerControl(should_save=True)
+    for end in range(1, len(history) + 1):
+        assert not control.should_training_stop, "it would have stopped before"
+        Keeper(2, 1).on_evaluate(None, TrainerState(log_history=history[:end]), control)
+    assert (control.should_training_stop, control.should_save) == (stops, not stops)
+
+
 def test_on_four_bits_two_runs_are_equal_and_the_adapter_is_for_four_bits(work, params, tmp_path):
     for name in ("one", "two"):
         run(work, replace(params, quantize="nf4"), tmp_path / name)
@@ -386,6 +413,21 @@ def test_only_a_sealed_checkpoint_counts_and_an_unsealed_one_is_removed(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"patience": 1}], ids=str)
+def test_stopped_between_the_last_step_and_the_adapter_it_resumes_to_the_same_bytes(changes, work, params, tmp_path):
+    params, out = replace(params, **changes), tmp_path / "stopped"
+    run(work, params, tmp_path / "whole")
+    out.mkdir()
+    (out / "adapter").write_text("a file where the folder belongs", encoding="utf-8")
+    with pytest.raises(NotADirectoryError):
+        run(work, params, out)
+    (out / "adapter").unlink()
+    (out / "train.tsv").unlink()  # as DVC does before it runs a stage again
+    assert "checkpoint-12" in [path.name for path in out.glob("checkpoints/*/checkpoint-*")]
+    run(work, params, out)
+    assert written(out) == written(tmp_path / "whole")
+
+
 def child(work, params, out):
     """A training that saves at each step, in a process of its own."""
     torch.set_num_threads(1)
@@ -458,6 +500,7 @@ def test_killed_at_twenty_moments_and_resumed_gives_the_same_bytes(changes, work
         print(f"kill {kills}: {found(out)}" if killed else "it ended: the same bytes as undisturbed")
         if not killed:
             assert written(out) == written(tmp_path / "whole")
+        (out / "train.tsv").unlink(missing_ok=True)  # as DVC does before it runs a stage again
     finish(spawn(work, params, out))
     assert written(out) == written(tmp_path / "whole")
     print(f"{kills} kills, {torn} of them in the write of a checkpoint: the same bytes as undisturbed")
