@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -53,7 +53,7 @@ from stages.norm import derive_norms
 from stages.packed import IGNORE, Layout, Sample, choose_layout, install
 from stages.params import load_params
 from stages.records import InputError, write_json
-from stages.trust import SENSES
+from stages.trust import DECODING, MOST, SENSES, SETTINGS, Fields
 
 DATASET = Path("processed/dataset")
 ADAPTER = Path("models/adapter")
@@ -65,12 +65,6 @@ CHECKPOINTS = Path("checkpoints")  # in $DVC_ROOT, so that `dvc exp run --temp` 
 BITS = "eval_bits_per_character"
 CURVE_OF = {"loss": "train_loss", BITS: "validation_bits_per_character"}  # the Trainer's name -> the column
 COLUMNS = ("step", "epoch", *CURVE_OF.values())
-DECODING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
-CHOICES = {
-    "quantize": ("none", "nf4"),
-    "schedule": ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "inverse_sqrt", "linear"),
-}
-COUNTS = ("rank", "batch_size", "max_length")  # 1 or more
 SPLITS = ("train", "validation")
 REMEDY = "lower train.learning_rate, or take a base that bears the precision named above"
 SAVE_SECONDS = 60.0  # between checkpoints within an epoch; decides no byte of the adapter
@@ -503,21 +497,48 @@ def make_deterministic() -> None:
     )
 
 
+def within(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
+    """What is expected of a number, and whether that fits."""
+    return f"{low:,} to {high:,}", lambda value: low <= value <= high
+
+
+def one_of(*known: str) -> tuple[str, Callable[[Any], bool]]:
+    """What is expected of a name, and whether that fits."""
+    return f"one of {', '.join(known)}", known.__contains__
+
+
+FIELDS: Fields = {  # what a front would refuse of the adapter is refused here, before it is made
+    "quantize": one_of("none", "nf4"),
+    "rank": SETTINGS["r"],
+    "alpha": SETTINGS["lora_alpha"],
+    "dropout": SETTINGS["lora_dropout"],
+    "epochs": within(1, MOST),
+    "max_steps": within(0, MOST),
+    "batch_size": within(1, MOST),
+    "learning_rate": within(1e-9, 1),
+    "schedule": one_of("constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "inverse_sqrt", "linear"),
+    "warmup": within(0, 0.99),  # from 1 on the Trainer would take it for a number of steps
+    "weight_decay": within(0, 1),
+    "max_grad_norm": within(0, MOST),
+    "max_length": within(1, MOST),
+    "patience": within(0, MOST),
+    "seed": within(0, 2**32 - 1),
+    **{f"decoding.{name}": field for name, field in DECODING.items()},
+}
+
+
 def check_params(params: TrainParams) -> None:
     """The values must be ones we can keep a promise about."""
-    for name, known in CHOICES.items():
-        if (value := getattr(params, name)) not in known:
-            raise InputError(f"params.yaml: `train.{name}`: expected one of {', '.join(known)}, got {value!r}")
-    for name in COUNTS:
-        if (value := getattr(params, name)) < 1:
-            raise InputError(f"params.yaml: `train.{name}`: expected 1 or more, got {value}")
+    if sorted(params.decoding) != sorted(DECODING):
+        raise InputError(
+            f"params.yaml: `train.decoding`: expected the keys {tuple(DECODING)}, got {tuple(params.decoding)}"
+        )
+    values = asdict(params) | {f"decoding.{name}": value for name, value in params.decoding.items()}
+    for name, (expected, fits) in FIELDS.items():
+        if not fits(values[name]):
+            raise InputError(f"params.yaml: `train.{name}`: expected {expected}, got {values[name]!r}")
     if params.max_steps and params.patience:
         raise InputError("params.yaml: `train.max_steps` and `train.patience` exclude each other\nhint: set one to 0")
-    if sorted(params.decoding) != sorted(DECODING):
-        raise InputError(f"params.yaml: `train.decoding`: expected the keys {DECODING}, got {tuple(params.decoding)}")
-    words = [f"{name}: {value}" for name, value in params.decoding.items() if not isinstance(value, int | float)]
-    if words:
-        raise InputError(f"params.yaml: `train.decoding`: expected numbers, got {', '.join(words)}")
 
 
 def check_machine(params: TrainParams) -> None:

@@ -359,12 +359,21 @@ def test_curves_hold_no_times(tmp_path):
     [
         ({"quantize": "int3"}, "`train.quantize`: expected one of none, nf4, got 'int3'"),
         ({"schedule": "cosin"}, "`train.schedule`: expected one of constant, .*cosine, .*got 'cosin'"),
-        ({"batch_size": 0}, "`train.batch_size`: expected 1 or more, got 0"),
+        ({"rank": 2048}, "`train.rank`: expected a rank from 1 to 1024, got 2048"),
+        ({"alpha": -4}, "`train.alpha`: expected a number from 0 to 65536, got -4"),
+        ({"dropout": 1.5}, "`train.dropout`: expected a share from 0 to 1, got 1.5"),
+        ({"epochs": 0}, "`train.epochs`: expected 1 to .*, got 0"),
+        ({"max_steps": -1}, "`train.max_steps`: expected 0 to .*, got -1"),
+        ({"batch_size": 0}, "`train.batch_size`: expected 1 to .*, got 0"),
+        ({"learning_rate": -1}, "`train.learning_rate`: expected 1e-09 to 1, got -1"),
+        ({"learning_rate": math.nan}, "`train.learning_rate`: expected 1e-09 to 1, got nan"),
+        ({"warmup": 1}, "`train.warmup`: expected 0 to 0.99, got 1"),
+        ({"weight_decay": -0.1}, "`train.weight_decay`: expected 0 to 1, got -0.1"),
+        ({"max_grad_norm": math.inf}, "`train.max_grad_norm`: expected 0 to .*, got inf"),
+        ({"max_length": 0}, "`train.max_length`: expected 1 to .*, got 0"),
+        ({"patience": -1}, "`train.patience`: expected 0 to .*, got -1"),
+        ({"seed": -1}, "`train.seed`: expected 0 to 4,294,967,295, got -1"),
         ({"decoding": {"temperature": 1}}, "`train.decoding`: expected the keys"),
-        (
-            {"decoding": dict.fromkeys(stages.train.DECODING, 1) | {"temperature": "warm"}},
-            "`train.decoding`: expected numbers, got temperature: warm",
-        ),
         ({"max_steps": 5, "patience": 1}, "exclude each other"),
     ],
     ids=str,
@@ -372,6 +381,29 @@ def test_curves_hold_no_times(tmp_path):
 def test_a_wrong_value_is_named(changes, message, params):
     with pytest.raises(InputError, match=message):
         check_params(replace(params, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("temperature", "warm", "a number from 0"),
+        ("top_p", 0, "a share above 0, at most 1"),
+        ("top_k", -1, "a whole number from 0"),
+        ("top_k", 50.0, "a whole number from 0"),
+        ("repetition_penalty", 0, "a number above 0"),
+        ("max_new_tokens", 160.5, "a whole number from 1"),
+        ("max_new_tokens", True, "a whole number from 1"),
+    ],
+)
+def test_a_decoding_that_no_front_would_take_is_refused_before_the_training(name, value, expected, params):
+    with pytest.raises(InputError, match=f"`train.decoding.{name}`: expected {expected}.*, got {value!r}"):
+        check_params(replace(params, decoding=params.decoding | {name: value}))
+
+
+def test_every_number_and_every_choice_has_its_bounds(params):
+    free = {"base_model", "revision", "rslora", "dora", "gradient_checkpointing", "decoding"}  # names and true or false
+    assert {name for name in stages.train.FIELDS if "." not in name} == asdict(params).keys() - free
+    check_params(params)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
