@@ -13,23 +13,37 @@ from stages.records import InputError
 
 PARENT_DEATH_SIGNAL = 1  # prctl(2)
 NO_ROOM = 2**20  # bytes
+MORE_MEMORY = (
+    "`python -m stages.train --plan` says which training fits: TRAIN_ACCUMULATION=4 in the environment takes a batch in\n"
+    "four parts, `train.gradient_checkpointing: true` keeps less of each, `train.quantize: nf4` makes the base smaller;\n"
+    "for all but a training, end what else is on the device"
+)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call main() and end the process; an InputError or a full disk becomes `error: …` and exit status 1."""
+    """Call main() and end the process; what a user can cure becomes `error: …` and exit status 1."""
     end_with_dvc()
     try:
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if not disk_is_full(error):
+        words = plainly(error)
+        if words is None:
             raise
-        print(f"error: the disk is full: {error}\nhint: free some and run the same command again", file=sys.stderr)
+        print(f"error: {words}", file=sys.stderr)
         sys.exit(1)
+
+
+def plainly(error: Exception) -> str | None:
+    """What to tell the user; None for an error of our own."""
+    if isinstance(error, InputError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which data stages do without
+        return f"the device is out of memory: {error}\nhint: {MORE_MEMORY}"
+    if disk_is_full(error):
+        return f"the disk is full: {error}\nhint: free some and run the same command again"
+    return None
 
 
 def disk_is_full(error: Exception) -> bool:

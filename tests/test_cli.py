@@ -61,3 +61,24 @@ def test_a_stage_whose_dvc_died_before_it_could_ask_to_end_with_it_ends(first, o
     )
     assert (int(done.stdout), done.stderr) == (-signal.SIGKILL, "")
     assert not (tmp_path / "late").exists(), "it went on"
+
+
+def test_a_device_without_memory_left_is_told_with_what_saves_some(tmp_path):
+    code = (
+        "import torch; from stages.cli import run\ndef main(): raise torch.OutOfMemoryError('Tried to allocate 2 GiB')"
+    )
+    command = [sys.executable, "-c", f"{code}\nrun(main)"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1
+    first, *hint = done.stderr.splitlines()
+    assert first == "error: the device is out of memory: Tried to allocate 2 GiB"
+    assert all(
+        cure in "".join(hint)
+        for cure in ("`python -m stages.train --plan`", "TRAIN_ACCUMULATION", "gradient_checkpointing", "quantize: nf4")
+    ), hint
+
+
+def test_an_error_of_our_own_keeps_its_traceback(tmp_path):
+    command = [sys.executable, "-c", "from stages.cli import run; run(lambda: [][0])"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("Traceback") and "IndexError" in done.stderr
