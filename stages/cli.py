@@ -14,9 +14,9 @@ from stages.records import InputError
 PARENT_DEATH_SIGNAL = 1  # prctl(2)
 NO_ROOM = 2**20  # bytes
 MORE_MEMORY = (
-    "`python -m stages.train --plan` says which training fits: TRAIN_ACCUMULATION=4 in the environment takes a batch in\n"
-    "four parts, `train.gradient_checkpointing: true` keeps less of each, `train.quantize: nf4` makes the base smaller;\n"
-    "for all but a training, end what else is on the device"
+    "`python -m stages.train --plan` says which training fits: TRAIN_ACCUMULATION=4 in the environment takes\n"
+    "a batch in four parts, `train.gradient_checkpointing: true` keeps less of each, `train.quantize: nf4` makes\n"
+    "the base smaller; for all but a training, end what else is on the device"
 )
 
 

@@ -561,6 +561,7 @@ def train(params: TrainParams, dataset: Path, adapter: Path, curves: Path, check
     arguments.mixed_precision = "fp16" if base.dtype == torch.float16 else "no"  # fp16 scales the loss
     lessons, check = (read_lessons(dataset / f"{split}.jsonl", tokenizer, params.max_length) for split in SPLITS)
     require_turns(lessons, check, params)
+    require_rows(base, lessons, check)
     layout = choose_layout(base)
     facts = environment(arguments, layout, base)
     folder = checkpoints / name_training(params, facts, base, lessons, check)
@@ -589,10 +590,26 @@ def fit(trainer: DialogueTrainer, curves: Path) -> None:
 
 def require_turns(lessons: Lessons, check: Lessons, params: TrainParams) -> None:
     """There must be something to learn, and something to stop by."""
+    if lessons.lost and not lessons.samples:
+        raise InputError(
+            f"expected turns of at most {params.max_length} tokens with the persona before them, all {lessons.lost} of "
+            "the train split are longer\nhint: raise `train.max_length`, or shorten persona.md"
+        )
     if not lessons.samples:
         raise InputError("the train split has no turn to learn\nhint: reports/filter.json and denoise.json say why")
     if params.patience and not check.samples:
         raise InputError("`train.patience` needs a validation split, which has no turn\nhint: set it to 0")
+
+
+def require_rows(base: PreTrainedModel, *lessons: Lessons) -> None:
+    """The base must have an embedding for each token of the lessons."""
+    rows = base.get_input_embeddings().weight.shape[0]
+    last = max(max(sample.ids) for split in lessons for sample in split.samples)
+    if last >= rows:
+        raise InputError(
+            f"{base.name_or_path}: expected token ids below {rows}, the rows of its embeddings, its tokenizer gave "
+            f"{last}\nhint: take the tokenizer that was published with these weights"
+        )
 
 
 def make_card(dataset: Path, params: TrainParams) -> dict[str, Any]:

@@ -412,6 +412,31 @@ def test_four_bits_want_a_gpu(params):
         check_machine(replace(params, quantize="nf4"))
 
 
+def test_where_every_turn_is_longer_than_a_sample_may_be_the_length_is_named(work, params, tmp_path):
+    lost = read_lessons(work / "dataset" / "train.jsonl", make_tokenizer(), 20).lost
+    with pytest.raises(InputError, match=f"at most 20 tokens .* all {lost} .*\nhint: raise `train.max_length`"):
+        run(work, replace(params, max_length=20), tmp_path)
+
+
+def test_a_train_split_without_a_turn_names_the_reports(work, params, tmp_path):
+    shutil.copytree(work / "dataset", tmp_path / "dataset")
+    (tmp_path / "dataset" / "train.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"no turn to learn\nhint: reports/filter.json and denoise.json say why"):
+        run(tmp_path, params, tmp_path)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_base_has_embeddings_is_refused(work, params, tmp_path):
+    shutil.copytree(work / "base", tmp_path / "base")
+    tokenizer = make_tokenizer()
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["夏生"])
+    tokenizer.save_pretrained(tmp_path / "base")
+    with pytest.raises(
+        InputError, match=f"{tmp_path}/base: expected token ids below {rows}, .* its tokenizer gave {rows}"
+    ):
+        run(work, replace(params, base_model=str(tmp_path / "base")), tmp_path)
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused(params, monkeypatch):
     monkeypatch.setenv("TRAIN_ACCUMULATION", "3")
     with pytest.raises(InputError, match="multiple of 3"):
