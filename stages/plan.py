@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from stages import baichuan
 from stages.base_model import find_device, find_dtype, find_folder, load_tokenizer
 from stages.packed import IGNORE, PACKED, Batch, Sample, dialogue_attention, fused_attend, pack, packable, pad
-from stages.train import TrainParams, add_lora, read_lessons
+from stages.train import TrainParams, add_lora, epochs, read_lessons
 
 NF4_BYTES = 0.516  # a weight: half a byte, a byte for each 64, four for each 256 of those (QLoRA, arXiv:2305.14314)
 LORA_BYTES = 16  # a weight: itself, its gradient, two moments, all fp32
@@ -242,16 +242,15 @@ def expected_time(
         6 if params.gradient_checkpointing else 4
     )  # forward and input gradient; frozen weights have none of their own
     adapter = sum(w.numel() for name, w in model.named_parameters() if "lora_" in name)
-    steps_an_epoch = -(-len(text.samples) // params.batch_size)
-    epochs = params.max_steps / steps_an_epoch if params.max_steps else params.epochs
-    work = epochs * (text.tokens * (passes * body(model) + 6 * adapter) + text.supervised * 4 * head)
+    times = epochs(text.samples, params)
+    work = times * (text.tokens * (passes * body(model) + 6 * adapter) + text.supervised * 4 * head)
     speed = ASSUMED_GPU_FLOPS if elsewhere else matrix_flops(device, dtype)
     share = SHARE[dtype.itemsize]
     seconds = work / speed / share
     source = "assumed" if elsewhere else "measured just now"
     time_left = f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
     return (
-        f"time: about {time_left} of matrix work for {epochs:.4g} epochs ({work / 1e12:,.0f} TFLOP, "
+        f"time: about {time_left} of matrix work for {times:.4g} epochs ({work / 1e12:,.0f} TFLOP, "
         f"{share:.0%} of {speed / 1e12:.2f} TFLOP/s, {source})"
     )
 

@@ -67,6 +67,7 @@ CURVE_OF = {"loss": "train_loss", BITS: "validation_bits_per_character"}  # the 
 COLUMNS = ("step", "epoch", *CURVE_OF.values())
 SPLITS = ("train", "validation")
 REMEDY = "lower train.learning_rate, or take a base that bears the precision named above"
+STOOD = 3 * 3e-4 * 1.01  # epochs times learning rate that small texts stood (`advise`), and what rounding may add
 SAVE_SECONDS = 60.0  # between checkpoints within an epoch; decides no byte of the adapter
 
 
@@ -146,6 +147,16 @@ def _read(path: Path) -> list[list[dict[str, Any]]]:
 def fill(samples: Sequence[Sample], batch_size: int) -> list[Sample]:
     """Add empty samples up to whole batches: any number of processes then sees the same batches."""
     return [*samples, *[Sample([], [])] * (-len(samples) % batch_size)]
+
+
+def steps_an_epoch(samples: Sequence[Sample], params: TrainParams) -> int:
+    """Batches that hold all samples, the last one perhaps not full."""
+    return -(-len(samples) // params.batch_size)
+
+
+def epochs(samples: Sequence[Sample], params: TrainParams) -> float:
+    """How often each sample is seen."""
+    return params.max_steps / steps_an_epoch(samples, params) if params.max_steps else params.epochs
 
 
 # --- the trainer
@@ -374,7 +385,7 @@ def make_trainer(
         data_collator=layout.collate,
         train_dataset=fill(train.samples, params.batch_size),
         eval_dataset=check,
-        callbacks=[Keeper(params.patience, -(-len(train.samples) // params.batch_size))],
+        callbacks=[Keeper(params.patience, steps_an_epoch(train.samples, params))],
     )
     arguments.save_only_model = False
     trainer.model_accepts_loss_kwargs = True  # counts the labels of the whole optimiser batch for compute_loss
@@ -424,11 +435,12 @@ def say(arguments: TrainingArguments, *lines: str) -> None:
 def describe(train: Lessons, check: Lessons, params: TrainParams, model: PeftModel) -> str:
     """What will be learned, and what to expect of it."""
     weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    advice = advise(train.supervised, epochs(train.samples, params), params.learning_rate)
     return (
         f"{train.turns:,} turns to learn in {len(train.samples):,} samples, {train.lost} lost; "
         f"{train.supervised:,} of {train.tokens:,} tokens supervised; {check.turns:,} turns in validation\n"
-        f"train: {how_long(params)} of {-(-len(train.samples) // params.batch_size)} steps; "
-        f"{weights:,} weights to train, {weights / train.supervised:,.0f} a token; {advise(train.supervised, params)}"
+        f"train: {how_long(params)} of {steps_an_epoch(train.samples, params)} steps; "
+        f"{weights:,} weights to train, {weights / train.supervised:,.0f} a token; {advice}"
     )
 
 
@@ -437,14 +449,14 @@ def how_long(params: TrainParams) -> str:
     return f"{params.max_steps} steps, epochs" if params.max_steps else f"{params.epochs} epochs"
 
 
-def advise(supervised: int, params: TrainParams) -> str:
+def advise(supervised: int, times: float, learning_rate: float) -> str:
     """Where over-fitting is to be expected, judged by two trainings of the embedded base at rank 16 and 3e-4.
 
     15,827 tokens were best after 2 epochs of 3; 8,992 tokens still a little better after the third.
     """
     if supervised > 200_000:
         return "a large text: over-fitting is not expected within a few epochs"
-    if params.epochs * params.learning_rate <= 3 * 3e-4 * 1.01:
+    if times * learning_rate <= STOOD:
         return "small texts are at their best after two or three such epochs"
     return "over-fitting is likely: small texts were at their best after two or three epochs at 3e-4 (train.patience)"
 

@@ -337,12 +337,26 @@ def test_samples_are_filled_to_whole_batches():
     assert [len(sample.ids) for sample in fill([stages.train.Sample([1], [1])] * 5, 4)] == [1] * 5 + [0] * 3
 
 
-def test_the_adviser_warns_of_more_epochs_than_small_texts_stood(params):
-    usual = replace(params, epochs=3, learning_rate=3e-4)
-    assert "at their best" in advise(9_000, usual)
-    assert "over-fitting is likely" in advise(9_000, replace(usual, epochs=6))
-    assert "over-fitting is likely" in advise(9_000, replace(usual, learning_rate=1e-3))
-    assert "not expected" in advise(10_000_000, replace(usual, epochs=6))
+def test_the_adviser_warns_of_more_epochs_than_small_texts_stood():
+    assert "at their best" in advise(9_000, 3, 3e-4)
+    assert "over-fitting is likely" in advise(9_000, 6, 3e-4)
+    assert "over-fitting is likely" in advise(9_000, 3, 1e-3)
+    assert "not expected" in advise(10_000_000, 6, 3e-4)
+
+
+def test_a_number_of_steps_is_as_many_epochs_as_it_fills(params):
+    samples = [stages.train.Sample([1], [1])] * 21
+    assert stages.train.steps_an_epoch(samples, params) == 6, "the last batch holds one"
+    assert stages.train.epochs(samples, params) == 2
+    assert stages.train.epochs(samples, replace(params, max_steps=60)) == 10
+
+
+def test_the_advice_is_for_the_steps_that_are_done(work, params, tmp_path, capfd):
+    stages.train.be_quiet()
+    for steps, words in ((2, "at their best"), (42, "over-fitting is likely")):
+        params = replace(params, max_steps=steps, epochs=3, learning_rate=3e-4)
+        train(params, work / "dataset", tmp_path / "adapter", tmp_path / "train.tsv", tmp_path / "checkpoints")
+        assert words in capfd.readouterr().err
 
 
 def test_curves_hold_no_times(tmp_path):
