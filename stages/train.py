@@ -5,7 +5,6 @@ resumed or not. `python -m stages.train --plan` says what fits a GPU, from the m
 """
 
 import json
-import math
 import os
 import platform
 import re
@@ -13,8 +12,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
@@ -28,31 +25,21 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from accelerate.utils import broadcast_object_list, gather_object
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch.distributed.tensor import DTensor
-from tqdm import tqdm
-from transformers import (
-    PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
 
 from stages.base_model import find_device, load_base, lora_targets
-from stages.checkpoint import discard, fingerprint, locked, newest, prune, seal
+from stages.checkpoint import discard, fingerprint, locked, newest
 from stages.cli import end_with_dvc, run
-from stages.conversation import label_ids, split_long
+from stages.lessons import Lessons, fill, read_lessons, steps_an_epoch
 from stages.lora import add_in_place
 from stages.norm import derive_norms
-from stages.packed import IGNORE, Layout, Sample, choose_layout, install
+from stages.packed import Layout, Sample, choose_layout, install
 from stages.params import load_params
 from stages.records import InputError, write_json
+from stages.trainer import DialogueTrainer, Keeper, Progress, say
 from stages.trust import DECODING, MOST, SENSES, SETTINGS, Fields
 
 DATASET = Path("processed/dataset")
@@ -62,13 +49,8 @@ ACCUMULATION = "TRAIN_ACCUMULATION"
 LAUNCH = "TRAIN_LAUNCH"  # options of torchrun, such as --nproc-per-node 4; of the machine, so not in params.yaml
 SHARD = "TRAIN_SHARD"  # 1: the processes share out the base's weights instead of holding a copy each
 CHECKPOINTS = Path("checkpoints")  # in $DVC_ROOT, so that `dvc exp run --temp` finds them too
-BITS = "eval_bits_per_character"
-CURVE_OF = {"loss": "train_loss", BITS: "validation_bits_per_character"}  # the Trainer's name -> the column
-COLUMNS = ("step", "epoch", *CURVE_OF.values())
 SPLITS = ("train", "validation")
-REMEDY = "lower train.learning_rate, or take a base that bears the precision named above"
 STOOD = 3 * 3e-4 * 1.01  # epochs times learning rate that small texts stood (`advise`), and what rounding may add
-SAVE_SECONDS = 60.0  # between checkpoints within an epoch; decides no byte of the adapter
 
 
 @dataclass(frozen=True)
@@ -98,240 +80,69 @@ class TrainParams:
     decoding: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Lessons:
-    """One split, encoded: its samples, all turns to learn, those lost to `max_length`, the characters of the others."""
-
-    samples: list[Sample]
-    turns: int
-    lost: int
-    characters: int
-
-    @property
-    def tokens(self) -> int:
-        """All tokens, context included."""
-        return sum(len(sample.ids) for sample in self.samples)
-
-    @property
-    def supervised(self) -> int:
-        """Tokens with a label."""
-        return sum(label != IGNORE for sample in self.samples for label in sample.labels)
-
-
-# --- data
-
-
-def read_lessons(path: Path, tokenizer: Any, max_length: int) -> Lessons:
-    """Encode a split; a dialogue without a turn to learn is left out, one longer than max_length is split."""
-    if not path.is_file():
-        raise InputError(f"expected {path}, found no such file\nhint: `dvc repro format` writes it")
-    samples, learned, lost, characters = [], 0, 0, 0
-    for messages in _read(path):
-        replies = [m["content"] for m in messages if m["role"] == "assistant" and m["learn"] is not False]
-        parts, missing = split_long(tokenizer, messages, max_length) if replies else ([], [])
-        learned += len(replies)
-        lost += len(missing)
-        characters += sum(map(len, replies)) - sum(map(len, missing))
-        samples += [Sample(ids, label_ids(tokenizer, ids, learn)) for ids, learn in parts]
-    return Lessons(samples, learned, lost, characters)
-
-
-def _read(path: Path) -> list[list[dict[str, Any]]]:
-    if not path.stat().st_size:
-        return []
-    with tempfile.TemporaryDirectory() as cache:
-        rows = datasets.Dataset.from_json(str(path), cache_dir=cache, keep_in_memory=True)
-        return [row["messages"] for row in rows]
-
-
-def fill(samples: Sequence[Sample], batch_size: int) -> list[Sample]:
-    """Add empty samples up to whole batches: any number of processes then sees the same batches."""
-    return [*samples, *[Sample([], [])] * (-len(samples) % batch_size)]
-
-
-def steps_an_epoch(samples: Sequence[Sample], params: TrainParams) -> int:
-    """Batches that hold all samples, the last one perhaps not full."""
-    return -(-len(samples) // params.batch_size)
-
-
-def epochs(samples: Sequence[Sample], params: TrainParams) -> float:
-    """How often each sample is seen."""
-    return params.max_steps / steps_an_epoch(samples, params) if params.max_steps else params.epochs
-
-
-# --- the trainer
-
-
-class DialogueTrainer(Trainer):
-    """Trainer whose loss is summed over a batch's supervised tokens and divided by those of all processes."""
-
-    loss_is_scaled_for_ga = True
-    step_tokens = 0
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """This process's share of the mean loss a token; DDP averages the shares, hence the factor."""
-        self.step_tokens = int(num_items_in_batch)
-        return model(**inputs)["loss"] * (self.accelerator.num_processes / max(1, self.step_tokens))
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Bits a character over the validation lessons, each process taking its share."""
-        lessons: Lessons = self.eval_dataset
-        self.model.eval()
-        nats = 0.0
-        size = self.args.per_device_train_batch_size
-        samples = fill(lessons.samples, size * self.args.world_size)  # all take as many turns: sharded weights wait
-        batches = [samples[i : i + size] for i in range(0, len(samples), size)]
-        with torch.no_grad():
-            for batch in batches[self.args.process_index :: self.args.world_size]:
-                nats += self.model(**self._prepare_inputs(self.data_collator(batch)))["loss"].item()
-        metrics = {BITS: sum(gather_object([nats])) / math.log(2) / lessons.characters}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
-class Keeper(TrainerCallback):
-    """Seals checkpoints, makes one now and then within an epoch, ends the training when validation gets no better."""
-
-    def __init__(self, patience: int, steps_an_epoch: int) -> None:
-        self.patience, self.steps_an_epoch = patience, steps_an_epoch
-        self.saved = time.monotonic()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # Not at an epoch's last step: its evaluation is still to come, and would be missed by who resumes from here.
-        if args.save_strategy != "no" and self._within(state):
-            due = time.monotonic() - self.saved >= SAVE_SECONDS
-            control.should_save = broadcast_object_list([due])[0]  # by one clock: who saves waits for the others
-
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # Not where max_steps ends the last epoch early: the Trainer would go on with that epoch.
-        control.should_save = control.should_save and not state.global_step % self.steps_an_epoch
-
-    def _within(self, state: TrainerState) -> bool:
-        return state.global_step % self.steps_an_epoch != 0 and state.global_step < state.max_steps
-
-    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # Without the base model's: it is no checkpoint, and the Trainer's best is one of those.
-        bits = [entry[BITS] for entry in state.log_history if BITS in entry and entry["step"]]
-        if self.patience and bits and len(bits) - 1 - bits.index(min(bits)) >= self.patience:
-            # No checkpoint of the end: who resumes from an earlier one comes to the same end.
-            control.should_training_stop, control.should_save = True, False
-
-    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        args.distributed_state.wait_for_everyone()  # each process writes its own random state
-        if args.should_save:
-            folder, last = Path(args.output_dir), f"checkpoint-{state.global_step}"
-            seal(folder / last)
-            prune(folder, {last, Path(state.best_model_checkpoint or last).name})
-        self.saved = time.monotonic()
-
-
-class Progress(TrainerCallback):
-    """One bar on a terminal, a line every tenth elsewhere; the curves file grows with it."""
-
-    def __init__(self, trainer: DialogueTrainer, curves: Path) -> None:
-        self.trainer, self.curves = trainer, curves
-        self.tokens, self.seconds = 0, 0.0  # of the steps alone, without evaluation and checkpoints
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.first, hidden = state.global_step, not (state.is_world_process_zero and sys.stderr.isatty())
-        self.bar = tqdm(total=state.max_steps, initial=self.first, unit="step", desc="train", disable=hidden)
-
-    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.begun = time.monotonic()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.seconds += time.monotonic() - self.begun
-        self.tokens += self.trainer.step_tokens
-
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
-        wrong = [f"{name} is {logs[name]}" for name in logs.keys() & CURVE_OF if not math.isfinite(logs[name])]
-        if wrong:
-            raise InputError(f"step {state.global_step}: expected finite losses, {wrong[0]}\nhint: {REMEDY}")
-        if state.is_world_process_zero and not logs.keys().isdisjoint(CURVE_OF):
-            write_curves(self.curves, state.log_history)
-            self._report(state, logs)
-
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.close()
-        if (
-            state.is_world_process_zero
-        ):  # who resumes with no step left has logged nothing, and DVC has removed the file
-            write_curves(self.curves, state.log_history)
-
-    def _report(self, state: TrainerState, logs: dict[str, float]) -> None:
-        step, total = state.global_step, state.max_steps
-        if BITS in logs:
-            say(self.trainer.args, f"epoch {state.epoch or 0:.0f}: {logs[BITS]:.3f} bits a character in validation")
-            return
-        speed = f"loss {logs['loss']:.3f}, {self.tokens / self.seconds:.0f} supervised tokens/s"
-        self.bar.set_postfix_str(speed, refresh=False)
-        self.bar.update()
-        if self.bar.disable and step * 10 // total > (step - 1) * 10 // total:
-            left = self.seconds / (step - self.first) * (total - step)
-            say(self.trainer.args, f"step {step} of {total}, {speed}, {left:.0f} s left")
-
-
-def write_curves(path: Path, history: list[dict[str, float]]) -> None:
-    """The TSV of the curves; a validation value stands in the row of its step. No times: equal runs, equal bytes."""
-    rows: dict[int, dict[str, Any]] = {}
-    for entry in history:
-        for key in CURVE_OF.keys() & entry.keys():
-            row = rows.setdefault(entry["step"], {"step": entry["step"], "epoch": f"{entry.get('epoch') or 0:.4f}"})
-            row[CURVE_OF[key]] = f"{entry[key]:.6f}"
-    lines = ["\t".join(COLUMNS), *("\t".join(str(row.get(name, "")) for name in COLUMNS) for row in rows.values())]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    aside.replace(path)
-
-
 # --- the parts of a training
 
 
 def make_arguments(params: TrainParams) -> TrainingArguments:
     """The Trainer's settings; processes and accumulation come from the environment and change no batch."""
-    cpu, cuda = (find_device().type == name for name in ("cpu", "cuda"))
-    arguments = TrainingArguments(
-        output_dir=str(CHECKPOINTS),
-        num_train_epochs=params.epochs,
-        max_steps=params.max_steps or -1,
-        gradient_accumulation_steps=accumulation(),
-        learning_rate=params.learning_rate,
-        lr_scheduler_type=params.schedule,
-        warmup_steps=params.warmup,
-        weight_decay=params.weight_decay,
-        max_grad_norm=params.max_grad_norm,
-        activation_checkpointing=params.gradient_checkpointing,
-        seed=params.seed,
-        data_seed=params.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        load_best_model_at_end=params.patience > 0,
-        metric_for_best_model="bits_per_character",
-        greater_is_better=False,
-        remove_unused_columns=False,
-        dataloader_pin_memory=cuda,
-        ddp_find_unused_parameters=False,
-        ddp_backend="gloo" if cpu and "RANK" in os.environ else None,
-        use_cpu=cpu,
-        report_to=[],
-        disable_tqdm=True,
-        log_level="error",
-    )
+    arguments = TrainingArguments(**SETTLED, **of_params(params), **of_machine())
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would mean DataParallel
+    arguments.per_device_train_batch_size = at_once(params.batch_size, arguments)
+    return arguments
+
+
+SETTLED = {
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "metric_for_best_model": "bits_per_character",
+    "greater_is_better": False,
+    "remove_unused_columns": False,
+    "ddp_find_unused_parameters": False,
+    "report_to": [],
+    "disable_tqdm": True,
+    "log_level": "error",
+}
+
+
+def of_params(params: TrainParams) -> dict[str, Any]:
+    """Our parameters by the Trainer's names."""
+    return {
+        "num_train_epochs": params.epochs,
+        "max_steps": params.max_steps or -1,
+        "learning_rate": params.learning_rate,
+        "lr_scheduler_type": params.schedule,
+        "warmup_steps": params.warmup,
+        "weight_decay": params.weight_decay,
+        "max_grad_norm": params.max_grad_norm,
+        "activation_checkpointing": params.gradient_checkpointing,
+        "seed": params.seed,
+        "data_seed": params.seed,
+        "load_best_model_at_end": params.patience > 0,
+    }
+
+
+def of_machine() -> dict[str, Any]:
+    """What the device and the environment decide."""
+    cpu, cuda = (find_device().type == name for name in ("cpu", "cuda"))
+    return {
+        "gradient_accumulation_steps": accumulation(),
+        "dataloader_pin_memory": cuda,
+        "ddp_backend": "gloo" if cpu and "RANK" in os.environ else None,
+        "use_cpu": cpu,
+    }
+
+
+def at_once(batch_size: int, arguments: TrainingArguments) -> int:
+    """Dialogues of a batch that a process takes at once."""
     ways = arguments.world_size * arguments.gradient_accumulation_steps
-    if params.batch_size % ways:
+    if batch_size % ways:
         raise InputError(
             f"params.yaml: `train.batch_size`: expected a multiple of {ways} (processes times {ACCUMULATION}), "
-            f"got {params.batch_size}"
+            f"got {batch_size}"
         )
-    arguments.per_device_train_batch_size = params.batch_size // ways
-    return arguments
+    return batch_size // ways
 
 
 def accumulation() -> int:
@@ -385,7 +196,7 @@ def make_trainer(
         data_collator=layout.collate,
         train_dataset=fill(train.samples, params.batch_size),
         eval_dataset=check,
-        callbacks=[Keeper(params.patience, steps_an_epoch(train.samples, params))],
+        callbacks=[Keeper(params.patience, steps_an_epoch(train.samples, params.batch_size))],
     )
     arguments.save_only_model = False
     trainer.model_accepts_loss_kwargs = True  # counts the labels of the whole optimiser batch for compute_loss
@@ -425,13 +236,6 @@ def be_quiet() -> None:
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)  # PEFT 0.21 asks by the old name
 
 
-def say(arguments: TrainingArguments, *lines: str) -> None:
-    """Lines to stderr, from the main process alone."""
-    if arguments.process_index == 0:
-        for line in lines:
-            tqdm.write(f"train: {line}", file=sys.stderr)
-
-
 def describe(train: Lessons, check: Lessons, params: TrainParams, model: PeftModel) -> str:
     """What will be learned, and what to expect of it."""
     weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -439,9 +243,14 @@ def describe(train: Lessons, check: Lessons, params: TrainParams, model: PeftMod
     return (
         f"{train.turns:,} turns to learn in {len(train.samples):,} samples, {train.lost} lost; "
         f"{train.supervised:,} of {train.tokens:,} tokens supervised; {check.turns:,} turns in validation\n"
-        f"train: {how_long(params)} of {steps_an_epoch(train.samples, params)} steps; "
+        f"train: {how_long(params)} of {steps_an_epoch(train.samples, params.batch_size)} steps; "
         f"{weights:,} weights to train, {weights / train.supervised:,.0f} a token; {advice}"
     )
+
+
+def epochs(samples: Sequence[Sample], params: TrainParams) -> float:
+    """How often each sample is seen."""
+    return params.max_steps / steps_an_epoch(samples, params.batch_size) if params.max_steps else params.epochs
 
 
 def how_long(params: TrainParams) -> str:
@@ -570,7 +379,6 @@ def train(params: TrainParams, dataset: Path, adapter: Path, curves: Path, check
     quantize = quantization(params)
     shards = arguments.world_size if shared() else 1
     base, tokenizer = load_base(params.base_model, revision=params.revision, quantize=quantize, shards=shards)
-    arguments.mixed_precision = "fp16" if base.dtype == torch.float16 else "no"  # fp16 scales the loss
     lessons, check = (read_lessons(dataset / f"{split}.jsonl", tokenizer, params.max_length) for split in SPLITS)
     require_turns(lessons, check, params)
     require_rows(base, lessons, check)
@@ -581,6 +389,7 @@ def train(params: TrainParams, dataset: Path, adapter: Path, curves: Path, check
     install(base)
     say(arguments, describe(lessons, check, params, model), f"{layout.name} rows, {facts['dtype']}, {facts['device']}")
     arguments.output_dir = str(folder)
+    arguments.mixed_precision = "fp16" if base.dtype == torch.float16 else "no"  # fp16 scales the loss
     with locked(folder) if arguments.process_index == 0 else nullcontext():
         fit(make_trainer(model, layout, params, arguments, lessons, check), curves)
         if arguments.process_index == 0:

@@ -32,28 +32,26 @@ from transformers import (
 )
 
 import stages.train
+import stages.trainer
 from stages.base_model import load_base
 from stages.checkpoint import locked, newest, prune, seal
-from stages.packed import choose_layout, install
+from stages.lessons import fill, read_lessons, steps_an_epoch
+from stages.packed import IGNORE, Sample, choose_layout, install
 from stages.params import load_params
 from stages.records import InputError, write_json, write_jsonl
 from stages.train import (
-    IGNORE,
     LAUNCH,
     SHARD,
-    Keeper,
     TrainParams,
     add_lora,
     advise,
     check_machine,
     check_params,
-    fill,
     launch,
-    read_lessons,
     shared,
     train,
-    write_curves,
 )
+from stages.trainer import BITS, Keeper, write_curves
 
 ROOT = Path(__file__).parents[1]
 EARLY = {"patience": 1, "learning_rate": 0.3, "epochs": 30}
@@ -288,7 +286,7 @@ def test_patience_stops_early_and_keeps_the_best_epoch(work, params, tmp_path):
     ids=str,
 )
 def test_patience_counts_from_the_best_epoch_and_the_base_model_is_none(bits, stops):
-    history = [{stages.train.BITS: value, "step": step} for step, value in enumerate(bits)]
+    history = [{BITS: value, "step": step} for step, value in enumerate(bits)]
     control = TrainerControl(should_save=True)
     for end in range(1, len(history) + 1):
         assert not control.should_training_stop, "it would have stopped before"
@@ -334,7 +332,7 @@ def test_a_turn_that_fits_in_no_sample_is_counted_as_lost(work):
 
 
 def test_samples_are_filled_to_whole_batches():
-    assert [len(sample.ids) for sample in fill([stages.train.Sample([1], [1])] * 5, 4)] == [1] * 5 + [0] * 3
+    assert [len(sample.ids) for sample in fill([Sample([1], [1])] * 5, 4)] == [1] * 5 + [0] * 3
 
 
 def test_the_adviser_warns_of_more_epochs_than_small_texts_stood():
@@ -345,8 +343,8 @@ def test_the_adviser_warns_of_more_epochs_than_small_texts_stood():
 
 
 def test_a_number_of_steps_is_as_many_epochs_as_it_fills(params):
-    samples = [stages.train.Sample([1], [1])] * 21
-    assert stages.train.steps_an_epoch(samples, params) == 6, "the last batch holds one"
+    samples = [Sample([1], [1])] * 21
+    assert steps_an_epoch(samples, 4) == 6, "the last batch holds one"
     assert stages.train.epochs(samples, params) == 2
     assert stages.train.epochs(samples, replace(params, max_steps=60)) == 10
 
@@ -502,7 +500,7 @@ def test_stopped_between_the_last_step_and_the_adapter_it_resumes_to_the_same_by
 def child(work, params, out):
     """A training that saves at each step, in a process of its own."""
     torch.set_num_threads(1)
-    stages.train.SAVE_SECONDS = 0
+    stages.trainer.SAVE_SECONDS = 0
     run(work, params, out)
 
 

@@ -3,9 +3,9 @@
 import math
 import os
 
-import stages.train
+import stages.trainer
 from stages.train import main
 
 if __name__ == "__main__":
-    stages.train.SAVE_SECONDS = 0.0 if os.environ["RANK"] == "0" else math.inf
+    stages.trainer.SAVE_SECONDS = 0.0 if os.environ["RANK"] == "0" else math.inf
     main()
