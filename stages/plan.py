@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from stages import baichuan
 from stages.base_model import find_device, find_dtype, find_folder, load_tokenizer
 from stages.packed import IGNORE, PACKED, Batch, Sample, dialogue_attention, fused_attend, pack, packable, pad
+from stages.records import InputError
 from stages.train import TrainParams, add_lora, epochs, read_lessons
 
 NF4_BYTES = 0.516  # a weight: half a byte, a byte for each 64, four for each 256 of those (QLoRA, arXiv:2305.14314)
@@ -56,28 +57,48 @@ class Way(NamedTuple):
     quantize: str
     checkpointing: bool
     accumulation: int
+    cards: int = 1
+    shared: bool = False  # each card holds its part of the base's weights
 
 
-def plan(params: TrainParams, base: str, gpu_gb: float | None, dataset: Path) -> str:
+class Machine(NamedTuple):
+    """What it is planned for: this machine, or GPUs that are not here."""
+
+    device: str
+    dtype: torch.dtype
+    room: float  # bytes of memory of a card
+    cards: int
+    here: bool
+
+
+def plan(params: TrainParams, base: str, gpu_gb: float | None, cards: int, dataset: Path) -> str:
     """The whole answer, ready to print."""
-    device = find_device().type if gpu_gb is None else "cuda"
-    dtype = find_dtype("auto", find_device()) if gpu_gb is None else torch.bfloat16
-    room = gpu_gb * 1e9 if gpu_gb else memory_of(device)
-    model = skeleton(base, params, dtype)
+    require_parts(params, cards)
+    machine = find_machine(gpu_gb, cards)
+    model = skeleton(base, params, machine.dtype)
     text = read_text(base, params, dataset)
-    lines = [
-        describe(base, model),
-        f"text: {len(text.samples)} samples an epoch, {text.tokens:,} tokens in packed rows",
-    ]
-    lines[-1] += f", {text.supervised:,} supervised" + ("" if (dataset / "train.jsonl").exists() else " (assumed)")
-    lines += [f"memory: {room / 1e9:.1f} GB {'on that GPU' if gpu_gb else f'here ({device})'}"]
-    lines += ["", "quantize  gradient_checkpointing  TRAIN_ACCUMULATION  peak GB"]
-    lines += [row(model, text, params, ways, room, device) for ways in settings(params, device)]
-    if device == "cpu":
+    lines = [describe(base, model), describe_text(text, dataset), describe_machine(machine), ""]
+    lines += [f"quantize  gradient_checkpointing  {'TRAIN_SHARD  ' * (cards > 1)}TRAIN_ACCUMULATION  peak GB"]
+    lines += [row(model, text, params, ways, machine) for ways in settings(params, machine)]
+    if machine.device == "cpu":
         lines += ["", ON_A_CPU]
-    if dtype == torch.float16:
+    if machine.dtype == torch.float16:
         lines += ["", IN_FP16]
-    return "\n".join([*lines, "", expected_time(model, text, params, device, dtype, gpu_gb is not None)])
+    return "\n".join([*lines, "", expected_time(model, text, params, machine)])
+
+
+def require_parts(params: TrainParams, cards: int) -> None:
+    """Each card takes as many dialogues of a batch."""
+    if cards < 1 or params.batch_size % cards:
+        raise InputError(f"--gpus: expected a divisor of `train.batch_size`, {params.batch_size}, got {cards}")
+
+
+def find_machine(gpu_gb: float | None, cards: int) -> Machine:
+    """This machine, or so many GPUs of that memory, in bf16."""
+    if gpu_gb:
+        return Machine("cuda", torch.bfloat16, gpu_gb * 1e9, cards, here=False)
+    device = find_device()
+    return Machine(device.type, find_dtype("auto", device), memory_of(device.type), cards, here=True)
 
 
 def skeleton(base: str, params: TrainParams, dtype: torch.dtype) -> PeftModel:
@@ -117,6 +138,19 @@ def read_text(base: str, params: TrainParams, dataset: Path) -> Text:
     return Text(longest_first, sum(labels.numel() for labels in rows), supervised)
 
 
+def describe_text(text: Text, dataset: Path) -> str:
+    """How much there is to learn from."""
+    known = "" if (dataset / "train.jsonl").exists() else " (assumed)"
+    sizes = f"{text.tokens:,} tokens in packed rows, {text.supervised:,} supervised"
+    return f"text: {len(text.samples)} samples an epoch, {sizes}{known}"
+
+
+def describe_machine(machine: Machine) -> str:
+    """How much memory there is, and where."""
+    where = f"here ({machine.device})" if machine.here else "on that GPU"
+    return f"memory: {machine.room / 1e9:.1f} GB {where}" + (f", {machine.cards} times" if machine.cards > 1 else "")
+
+
 def describe(base: str, model: PeftModel) -> str:
     """Sizes, in words."""
     whole, trained = (sum(w.numel() for n, w in model.named_parameters() if ("lora_" in n) == lora) for lora in (0, 1))
@@ -141,35 +175,39 @@ def linears(model: PeftModel) -> Iterator[tuple[str, nn.Linear]]:
 # --- memory
 
 
-def settings(params: TrainParams, device: str) -> Iterator[list[Way]]:
+def settings(params: TrainParams, machine: Machine) -> Iterator[list[Way]]:
     """The ways worth a row; in each the accumulations, fewest first."""
-    steps = [n for n in range(1, params.batch_size + 1) if params.batch_size % n == 0]
-    for quantize in ("none", "nf4") if device == "cuda" else ("none",):
+    each = params.batch_size // machine.cards
+    steps = [n for n in range(1, each + 1) if each % n == 0]
+    kinds = [("none", False)] + ([("nf4", False)] if machine.device == "cuda" else [])
+    kinds += [("none", True)] if machine.cards > 1 and not params.dora else []
+    for quantize, shared in kinds:
         for checkpointing in (False, True):
-            yield [Way(quantize, checkpointing, n) for n in steps]
+            yield [Way(quantize, checkpointing, n, machine.cards, shared) for n in steps]
 
 
-def row(model: PeftModel, text: Text, params: TrainParams, ways: list[Way], room: float, device: str) -> str:
+def row(model: PeftModel, text: Text, params: TrainParams, ways: list[Way], machine: Machine) -> str:
     """The fewest accumulation steps that fit, or that none does."""
     for way in ways:
-        peak = peak_bytes(model, text, params, way, device)
-        if peak <= FILL * room:
+        peak = peak_bytes(model, text, params, way, machine.device)
+        if peak <= FILL * machine.room:
             break
-    flag = str(way.checkpointing).lower()
-    return f"{way.quantize:<10}{flag:<24}{way.accumulation:<20}{peak / 1e9:.1f}{verdict(peak, way, room, device)}"
+    shared = f"{way.shared:<13d}" if machine.cards > 1 else ""
+    settings = f"{way.quantize:<10}{str(way.checkpointing).lower():<24}{shared}{way.accumulation:<20}"
+    return f"{settings}{peak / 1e9:.1f}{verdict(peak, way, machine)}"
 
 
-def verdict(peak: float, way: Way, room: float, device: str) -> str:
+def verdict(peak: float, way: Way, machine: Machine) -> str:
     """What stands in the way, if anything does."""
-    if peak > FILL * room:
+    if peak > FILL * machine.room:
         return "  does not fit"
-    kept = KEPT[way.checkpointing] if device == "cpu" else 0
-    return "" if peak * (1 + kept) <= FILL * room else "  fits if freed memory is given back (below)"
+    kept = KEPT[way.checkpointing] if machine.device == "cpu" else 0
+    return "" if peak * (1 + kept) <= FILL * machine.room else "  fits if freed memory is given back (below)"
 
 
 def peak_bytes(model: PeftModel, text: Text, params: TrainParams, way: Way, device: str) -> float:
     """Weights, optimiser, what the longest row's backward pass holds."""
-    part = text.samples[: params.batch_size // way.accumulation]
+    part = text.samples[: params.batch_size // way.cards // way.accumulation]
     layers = model.config.get_text_config().num_hidden_layers
     held, tokens = activations(model, part, fused=device == "cuda")
     width = model.config.get_text_config().hidden_size * model.dtype.itemsize * tokens
@@ -178,11 +216,19 @@ def peak_bytes(model: PeftModel, text: Text, params: TrainParams, way: Way, devi
 
 
 def weight_bytes(model: PeftModel, way: Way) -> float:
-    """The frozen base, and the adapter with its gradients and moments."""
+    """The frozen base, and the adapter with its gradients and moments.
+
+    A card with a part of the weights gathers embeddings and head for the whole step, and two layers at a time: the one
+    at work and the next.
+    """
     quantized = body(model) if way.quantize == "nf4" else 0
     trained = sum(w.numel() for name, w in model.named_parameters() if "lora_" in name)
     frozen = sum(w.numel() for name, w in model.named_parameters() if "lora_" not in name)
-    return (frozen - quantized) * model.dtype.itemsize + quantized * NF4_BYTES + trained * LORA_BYTES
+    held = (frozen - quantized) * model.dtype.itemsize + quantized * NF4_BYTES
+    if way.shared:
+        layers = model.config.get_text_config().num_hidden_layers
+        held = held / way.cards + (frozen - body(model) + 2 * body(model) / layers) * model.dtype.itemsize
+    return held + trained * LORA_BYTES
 
 
 def activations(model: PeftModel, samples: list[Sample], *, fused: bool) -> tuple[int, int]:
@@ -233,24 +279,22 @@ ALL_ATTENTION_FUNCTIONS.register("fused", partial(dialogue_attention, attend=par
 # --- time
 
 
-def expected_time(
-    model: PeftModel, text: Text, params: TrainParams, device: str, dtype: torch.dtype, elsewhere: bool
-) -> str:
+def expected_time(model: PeftModel, text: Text, params: TrainParams, machine: Machine) -> str:
     """Useful arithmetic over the speed of this device's matrices, or over an assumed one."""
     head = model.get_base_model().get_output_embeddings().weight.numel()
-    passes = (
-        6 if params.gradient_checkpointing else 4
-    )  # forward and input gradient; frozen weights have none of their own
+    # A forward and an input gradient, of two operations a weight each; frozen weights have no gradient of their own.
+    passes = 6 if params.gradient_checkpointing else 4
     adapter = sum(w.numel() for name, w in model.named_parameters() if "lora_" in name)
     times = epochs(text.samples, params)
     work = times * (text.tokens * (passes * body(model) + 6 * adapter) + text.supervised * 4 * head)
-    speed = ASSUMED_GPU_FLOPS if elsewhere else matrix_flops(device, dtype)
-    share = SHARE[dtype.itemsize]
-    seconds = work / speed / share
-    source = "assumed" if elsewhere else "measured just now"
+    speed = matrix_flops(machine.device, machine.dtype) if machine.here else ASSUMED_GPU_FLOPS
+    share = SHARE[machine.dtype.itemsize]
+    seconds = work / speed / share / machine.cards
+    source = "measured just now" if machine.here else "assumed"
     time_left = f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
+    cards = f" on {machine.cards} cards" if machine.cards > 1 else ""
     return (
-        f"time: about {time_left} of matrix work for {times:.4g} epochs ({work / 1e12:,.0f} TFLOP, "
+        f"time: about {time_left} of matrix work{cards} for {times:.4g} epochs ({work / 1e12:,.0f} TFLOP, "
         f"{share:.0%} of {speed / 1e12:.2f} TFLOP/s, {source})"
     )
 

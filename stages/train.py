@@ -459,13 +459,15 @@ def main() -> None:
     parser.add_argument("--plan", action="store_true", help="train nothing: say what fits and how long it takes")
     parser.add_argument("--base", help="with --plan: another base model than params.yaml's")
     parser.add_argument("--gpu-gb", type=float, help="with --plan: for a GPU of this memory, not for this machine")
+    parser.add_argument("--gpus", type=int, default=1, help="with --plan: for so many of them (default: 1)")
     chosen = parser.parse_args()
     be_quiet()
     params = load_params("train", TrainParams)
     check_params(params)
     if chosen.plan:
         # Not a plain import: a plan decides nothing about the adapter, so an edit of it must not train anew.
-        print(import_module("stages.plan").plan(params, chosen.base or params.base_model, chosen.gpu_gb, DATASET))
+        base = chosen.base or params.base_model
+        print(import_module("stages.plan").plan(params, base, chosen.gpu_gb, chosen.gpus, DATASET))
         return
     check_machine(params)
     if options := shlex.split(os.environ.get(LAUNCH, "")):

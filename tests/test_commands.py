@@ -38,6 +38,9 @@ RUN_BY = {  # command -> the test that runs it
     "python -m stages.train --plan --base Qwen/Qwen3-4B --gpu-gb 24": (
         "tests/test_plan.py::test_a_plan_is_made_without_weights_and_says_what_does_not_fit"
     ),
+    "python -m stages.train --plan --base Qwen/Qwen3-14B --gpu-gb 24 --gpus 2": (
+        "tests/test_plan.py::test_the_plan_for_several_cards_says_when_to_share"
+    ),
     "python -m deploy.serve --print-vllm": (
         "tests/test_serve.py::test_the_command_for_vllm_names_base_adapter_rank_and_decoding"
     ),

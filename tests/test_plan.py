@@ -17,15 +17,18 @@ from stages.plan import (
     IN_FP16,
     LORA_BYTES,
     RETURNED,
+    Machine,
     Text,
     Way,
     activations,
+    body,
     peak_bytes,
     plan,
     read_text,
     verdict,
     weight_bytes,
 )
+from stages.records import InputError
 from stages.train import TrainParams, add_lora
 from tests.characters import make_tokenizer
 
@@ -135,7 +138,7 @@ def test_a_plan_is_made_without_weights_and_says_what_does_not_fit(params, tmp_p
     TINY.save_pretrained(tmp_path / "base")
     assert AutoConfig.from_pretrained(tmp_path / "base").hidden_size == 32 and not list(tmp_path.rglob("*.safetensors"))
     for room, refused in ((24.0, False), (0.1, True)):
-        said = plan(replace(params, base_model=str(tmp_path / "base")), str(tmp_path / "base"), room, tmp_path)
+        said = plan(replace(params, base_model=str(tmp_path / "base")), str(tmp_path / "base"), room, 1, tmp_path)
         assert ("does not fit" in said) is refused
         assert "(assumed)" in said and "nf4" in said
 
@@ -151,7 +154,12 @@ def test_a_plan_is_made_without_weights_and_says_what_does_not_fit(params, tmp_p
     ],
 )
 def test_on_a_cpu_what_the_allocator_keeps_must_fit_too(peak, checkpointing, device, said):
-    assert verdict(peak, Way("none", checkpointing, 1), 10.0, device).strip().removesuffix(" (below)") == said
+    assert (
+        verdict(peak, Way("none", checkpointing, 1), Machine(device, torch.float32, 10.0, 1, True))
+        .strip()
+        .removesuffix(" (below)")
+        == said
+    )
 
 
 def test_without_a_data_set_an_epoch_of_the_usual_size_is_assumed(params, tmp_path):
@@ -163,7 +171,7 @@ def test_on_a_cpu_the_plan_says_what_the_allocator_keeps(params, tmp_path):
     TINY.save_pretrained(tmp_path / "base")
     here = replace(params, base_model=str(tmp_path / "base"))
     for gpu_gb, on_cpu in ((24.0, False), (None, find_device().type == "cpu")):
-        assert (f"GLIBC_TUNABLES={RETURNED}" in plan(here, here.base_model, gpu_gb, tmp_path)) is on_cpu
+        assert (f"GLIBC_TUNABLES={RETURNED}" in plan(here, here.base_model, gpu_gb, 1, tmp_path)) is on_cpu
 
 
 @pytest.mark.parametrize(("dtype", "warned"), [(torch.float16, True), (torch.float32, False)])
@@ -171,4 +179,26 @@ def test_in_fp16_the_plan_says_that_some_bases_take_twice_as_much(dtype, warned,
     monkeypatch.setattr(stages.plan, "find_dtype", lambda *_: dtype)
     TINY.save_pretrained(tmp_path / "base")
     here = replace(params, base_model=str(tmp_path / "base"))
-    assert (IN_FP16 in plan(here, here.base_model, None, tmp_path)) is warned
+    assert (IN_FP16 in plan(here, here.base_model, None, 1, tmp_path)) is warned
+
+
+def test_cards_that_share_a_base_out_hold_less_of_it_each(params):
+    model = adapted(params, "meta", LlamaConfig(**{**SHAPE, "num_hidden_layers": 12}))
+    text = Text(SAMPLES, 0, 0)
+    one, copies, parts = (
+        peak_bytes(model, text, params, Way("none", False, 1, *cards), "cuda") for cards in ((), (4,), (4, True))
+    )
+    assert parts < copies < one, "a quarter of the batch a card, and then a part of the weights"
+    whole = bytes_of_the_base(model)
+    ends = whole - 4 * body(model)  # embeddings, head and norms, gathered for the whole step
+    assert copies - parts == pytest.approx(whole * 3 / 4 - ends - 4 * body(model) * 2 / 12)
+
+
+def test_the_plan_for_several_cards_says_when_to_share(params, tmp_path):
+    TINY.save_pretrained(tmp_path / "base")
+    there = replace(params, base_model=str(tmp_path / "base"), batch_size=8)
+    said = plan(there, there.base_model, 24.0, 2, tmp_path)
+    assert "24.0 GB on that GPU, 2 times" in said and "TRAIN_SHARD" in said and "on 2 cards" in said
+    assert "TRAIN_SHARD" not in plan(there, there.base_model, 24.0, 1, tmp_path)
+    with pytest.raises(InputError, match=r"--gpus: expected a divisor of `train\.batch_size`, 8, got 3"):
+        plan(there, there.base_model, 24.0, 3, tmp_path)
