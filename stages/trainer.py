@@ -119,9 +119,7 @@ class Progress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()
-        if (
-            state.is_world_process_zero
-        ):  # who resumes with no step left has logged nothing, and DVC has removed the file
+        if state.is_world_process_zero:  # once more: who resumes with no step left has logged nothing
             write_curves(self.curves, state.log_history)
 
     def _report(self, state: TrainerState, logs: dict[str, float]) -> None:
