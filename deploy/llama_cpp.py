@@ -128,6 +128,7 @@ def gemma_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 def modelfile(character: Character, weights: str) -> str:
     """The text of a Modelfile: weights, template, persona for the adapter's own user, decoding and stops."""
     card, tokenizer = character.card, character.tokenizer
+    check_names(card)
     decoding = card["decoding"]
     values = {
         "num_ctx": CONTEXT_TOKENS + decoding["max_new_tokens"],
@@ -146,20 +147,25 @@ def modelfile(character: Character, weights: str) -> str:
             f"TEMPLATE {quoted(go_template(tokenizer))}",
             f"SYSTEM {quoted(persona)}",
             *(f"PARAMETER {name} {value}" for name, value in values.items()),
-            *(f"PARAMETER stop {escaped(stop)}" for stop in stops),
+            *(f"PARAMETER stop {quoted(stop)}" for stop in stops),
             "",
         ]
     )
 
 
+def check_names(card: Mapping[str, Any]) -> None:
+    """Names of printable characters alone: a line break would begin an instruction, and Ollama drops the others."""
+    for key in ("character", "partner", "user_name"):
+        if not card[key].isprintable():
+            raise InputError(
+                f"Modelfile: `{key}` of the card: expected a name of printable characters, got {card[key]!r}\n"
+                "hint: rename her in the script and train anew; a line break in a pulled card is no accident"
+            )
+
+
 def quoted(text: str) -> str:
-    """A Modelfile's long string, which has no escape for its own end."""
+    """A Modelfile's string, line breaks and all: Ollama knows no escape, not even for the string's own end."""
     return f'"""{text.replace(chr(34) * 3, "”””")}"""'
-
-
-def escaped(text: str) -> str:
-    """A Modelfile's short string: the line break is the only character of ours that needs an escape."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 def go_template(tokenizer: Any) -> str:

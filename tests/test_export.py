@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import deploy.export
 import deploy.llama_cpp
 from deploy.cards import EXAMPLES, greeting, keys_in, make_cards, names, png, write_cards
 from deploy.export import TARGETS, export_card, export_gguf, export_merged, export_ollama, export_wpack, file_name
-from deploy.llama_cpp import convert, escaped, go_template, modelfile, quoted
+from deploy.llama_cpp import convert, go_template, modelfile, quoted
 from deploy.merged import merge
 from deploy.vllm import command
 from stages.base_model import load_base
@@ -106,12 +107,20 @@ def test_a_modelfile_holds_template_persona_decoding_and_stops(folder):
     assert "FROM ./亚托莉.gguf\n" in text
     assert 'SYSTEM """你是亚托莉。和你说话的人叫夏生。"""' in text
     assert "PARAMETER temperature 0.7\n" in text and "PARAMETER num_predict 60\n" in text
-    assert 'PARAMETER stop "<end_of_turn>"\n' in text and 'PARAMETER stop "\\n夏生："\n' in text
+    assert 'PARAMETER stop """<end_of_turn>"""\n' in text
+    assert 'PARAMETER stop """\n夏生："""\n' in text, "a real line break: Ollama knows no escapes"
 
 
 def test_strings_of_a_modelfile_end_where_they_should():
     assert quoted('她说"""早"""') == '"""她说”””早”””"""'
-    assert escaped('"\n\\') == '"\\"\\n\\\\"'
+
+
+@pytest.mark.parametrize("key", ["character", "partner", "user_name"])
+def test_a_name_that_would_write_instructions_into_a_modelfile_is_refused(key, folder):
+    character = load_character("adapter")
+    card = {**character.card, key: "亚托莉\nFROM evil/model"}
+    with pytest.raises(InputError, match=f"`{key}` of the card: expected a name of printable characters, got '亚托莉"):
+        modelfile(replace(character, card=card), "./亚托莉.gguf")
 
 
 def test_the_go_template_is_read_off_a_rendered_conversation(folder):
