@@ -25,6 +25,7 @@ EXAM = Path("processed/exam.jsonl")
 REPORT = Path("reports/filter.json")
 
 DATE = regex.compile(r"\s*\d{1,4}[/.\-年]\d{1,2}[/.\-月]\d{1,4}日?\s*")
+LONG_SCENE = 4  # times filter.scene_lines; the split cannot hold out a part of a scene, so a longer one is cut
 
 
 @dataclass(frozen=True)
@@ -101,22 +102,26 @@ class Tally:
 
 
 def split_scenes(lines: Iterable[Line], params: FilterParams) -> Iterator[Scene]:
-    """Cut each file at the format's own scenes, or, where it has none, at dates, long narration and block ends."""
+    """Cut each file at the format's own scenes; what has none, or long ones, at dates, long narration, block ends."""
     for file, of_file in groupby(lines, key=lambda line: line.file):
         lines_ = tuple(of_file)
-        cuts = own_scenes(lines_) if any(line.scene for line in lines_) else made_scenes(lines_, params)
+        cuts = own_scenes(lines_, params) if any(line.scene for line in lines_) else made_scenes(lines_, params)
         for number, cut in enumerate(cuts, 1):
             yield Scene(file, number, *cut)
 
 
-def own_scenes(lines: tuple[Line, ...]) -> Iterator[Cut]:
-    """Scenes named by the format."""
-    for name, scene in groupby(lines, key=lambda line: line.scene):
-        yield Cut(name, "format", tuple(scene))
+def own_scenes(lines: tuple[Line, ...], params: FilterParams) -> Iterator[Cut]:
+    """Scenes named by the format; a chapter, or a label with the whole script under it, is cut into made ones."""
+    for name, of_scene in groupby(lines, key=lambda line: line.scene):
+        scene = tuple(of_scene)
+        if len(scene) <= LONG_SCENE * params.scene_lines:
+            yield Cut(name, "format", scene)
+        else:
+            yield from (cut._replace(name=name) for cut in made_scenes(scene, params))
 
 
 def made_scenes(lines: tuple[Line, ...], params: FilterParams) -> Iterator[Cut]:
-    """Scenes of a text that has none: at date lines, and within a long day in blocks that end at long narration."""
+    """Scenes of lines that have none: at date lines, and within a long day in blocks that end at long narration."""
     starts = [index for index, line in enumerate(lines) if DATE.fullmatch(line.text)]
     for start, end in pairwise(sorted({0, *starts, len(lines)})):
         yield from _blocks(lines[start:end], "date" if end in starts else "block", params)

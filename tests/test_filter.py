@@ -138,6 +138,25 @@ def test_scenes_of_a_text_without_any_are_made_at_long_narration():
     assert [len(scene.lines) for scene in split_scenes(lines, PARAMS)] == [40, 46]
 
 
+def talk(count: int, scene: str) -> list[Line]:
+    rng = Random(count)
+    texts = ("".join(chr(rng.randint(0x4E00, 0x9FA5)) for _ in range(12)) for _ in range(count))
+    return script(*[("他她"[number % 2], text) for number, text in enumerate(texts)], scene=scene)
+
+
+def test_a_script_that_is_one_long_scene_of_its_own_is_cut_and_has_every_split():
+    planned = plan(talk(800, "第一章 相遇"), PARAMS)
+    assert {row.scene.name for row in planned} == {"第一章 相遇"}
+    assert {row.scene.cut_at for row in planned} == {"block"} and len(planned) == 10
+    dialogues, _ = build_dialogues(planned, PARAMS)
+    assert {dialogue.split for dialogue in dialogues} == {"train", "validation", "test"}
+
+
+def test_a_scene_of_the_format_stays_whole_up_to_four_times_scene_lines():
+    assert [scene.cut_at for scene in split_scenes(talk(160, "一"), PARAMS)] == ["format"]
+    assert len(list(split_scenes(talk(161, "一"), PARAMS))) > 1
+
+
 SPEAKERS = st.sampled_from(["她", "他", "猫", None])
 LINES = st.lists(
     st.tuples(SPEAKERS, st.text("早晚走吃", min_size=1, max_size=4), st.sampled_from(["speech"] * 9 + ["choice"])),
