@@ -186,11 +186,16 @@ async def gone(request: Request) -> None:
 
 
 def listen(host: str, port: int, key: str | None) -> socket.socket:
-    """A socket at the address; raises InputError if it is taken, or open to others and without a key."""
+    """A socket at the address; raises InputError if it is taken, open to others without a key, or the key unfit."""
     if not is_loopback(host) and not key:
         raise InputError(
             f"expected an API key for {host}, which others can reach, got none\n"
             f"hint: --api-key WORD or {KEY}=WORD, or stay on {LOOPBACK}"
+        )
+    if key and not (key.isascii() and key.isprintable()):
+        raise InputError(
+            "--api-key: expected printable ASCII characters, for no other fits an HTTP header, got others\n"
+            'hint: --api-key "$(openssl rand -hex 8)"'
         )
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -1,5 +1,6 @@
 """The OpenAI chat format: a request's bytes in, an Ask out; her words in, a response's objects out."""
 
+import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,10 @@ from stages.inference import Decoding, as_decoding
 
 BASE = "base"  # the name under which the model answers without its adapter
 LONGEST = 1024  # tokens of a reply, whatever is asked for
-NAME = r"^[^\n\r：:{}]{1,40}$"  # what stands as a name in persona and stop markers
-
-Name = Annotated[str, Field(pattern=NAME)]
+LONGEST_NAME = 40
+# What no name holds: the marks of persona and script, those of ids (auth0|…, a@b.c), a third digit. The page agrees.
+FORBIDDEN = r"[\n\r：:{}|@_/\\=]|[0-9](?=(?:.*[0-9]){2})"
+LEAST_SHARE = 1e-9  # top_p 0, as OpenAI allows: the likeliest token alone
 
 
 class RequestError(ValueError):
@@ -62,17 +64,17 @@ class ChatRequest(BaseModel):
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions = StreamOptions()
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=0)
     repetition_penalty: float | None = Field(None, gt=0, le=2)
     seed: int | None = None
     stop: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field([], max_length=8)
-    user: Name | None = None
+    user: str | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -86,7 +88,15 @@ class ChatRequest(BaseModel):
 
 
 # What would change the shape of an answer; to leave it out in silence would mislead the client.
-REFUSED = {"n": (None, 1), "tools": (None, []), "functions": (None, []), "logprobs": (None, False), "audio": (None,)}
+REFUSED = {
+    "n": (None, 1),
+    "tools": (None, []),
+    "functions": (None, []),
+    "logprobs": (None, False),
+    "audio": (None,),
+    "modalities": (None, ["text"]),
+    "response_format": (None, {"type": "text"}),
+}
 
 
 def read_request(body: bytes) -> ChatRequest:
@@ -110,9 +120,14 @@ def to_ask(request: ChatRequest, card: Mapping[str, Any]) -> Ask:
     if request.model not in (card["character"], BASE):
         message = f"expected the model {card['character']!r} or {BASE!r}, got {request.model!r}"
         raise RequestError(404, message, "model_not_found")
-    user_name = request.user or card["user_name"]
+    user_name = request.user if is_name(request.user or "") else card["user_name"]
     messages = to_messages(request.messages, card["persona"], user_name)
     return Ask(messages, to_decoding(request, card), user_name, tuple(request.stop), request.model != BASE)
+
+
+def is_name(text: str) -> bool:
+    """Whether she can call somebody so; other clients send an opaque id as `user`."""
+    return bool(text.strip()) and len(text) <= LONGEST_NAME and not re.search(FORBIDDEN, text)
 
 
 def to_messages(given: Sequence[ChatMessage], persona: str, user_name: str) -> list[Message]:
@@ -137,6 +152,7 @@ def to_decoding(request: ChatRequest, card: Mapping[str, Any]) -> Decoding:
     given["max_new_tokens"] = request.max_completion_tokens or request.max_tokens
     changed = {name: value for name, value in given.items() if value is not None}
     decoding = {**card["decoding"], **changed}
+    decoding["top_p"] = max(decoding["top_p"], LEAST_SHARE)
     return as_decoding({**decoding, "max_new_tokens": min(decoding["max_new_tokens"], LONGEST)})
 
 
