@@ -130,6 +130,25 @@ def test_a_play_may_part_the_name_by_spaces_or_a_full_stop() -> None:
     assert said("text", play) == [*expected, ("MR. KOU", "No."), ("MAI", "Five\nsix.")]
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("舞『三。』\n", [("舞", "三。")]),
+        ("舞「三。\n　四。」\n", [("舞", "三。\n四。")]),
+        ("舞“三。”\n", [("舞", "三。")]),
+    ],
+)
+def test_a_known_name_before_any_quotation_speaks(line: str, expected: list[tuple[str, str]]) -> None:
+    text = "夏生「一。」\n舞「二。」\n" * 2
+    assert said("text", text + line + "夏生「五。」\n")[4:] == [*expected, ("夏生", "五。")]
+
+
+@pytest.mark.parametrize("marks", ["【】", "[]", "［］", "［】"])
+def test_a_name_in_brackets_of_any_width_speaks(marks: str) -> None:
+    text = "".join(f"{marks[0]}{name}{marks[1]}{words}\n" for name, words in DIALOGUE)
+    assert said("text", text) == DIALOGUE
+
+
 def test_sentences_and_columns_are_no_names() -> None:
     text = "No. I will not.\nYes. I will.\nThe sea was calm.\nHe slept.\nNo. Never.\nYes. Ever.\nShe left.\n"
     assert {name for name, _ in said("text", text)} == {None}

@@ -84,11 +84,13 @@ def split_above(line: str) -> tuple[str, str]:
     return line, ""
 
 
-SPLITS: dict[str, tuple[Split, str, str]] = {  # how to cut a line, and two marks one of which it must hold
+SPLITS: dict[
+    str, tuple[Split, str, str]
+] = {  # how to cut a line, and two marks one of which it must hold (any line: "")
     "colon": (split_colon, "：", ":"),
     "tab": (split_tab, "\t", "\t"),
-    "bracket": (split_bracket, "】", "]"),
-    "quote": (split_quote, "」", "”"),
+    "bracket": (split_bracket, "\n", ""),
+    "quote": (split_quote, "\n", ""),
     "space": (split_space, "　", " "),
     "dot": (split_dot, ".", "."),
     "above": (split_above, "\n", ""),
