@@ -26,6 +26,7 @@ REPORT = Path("reports/filter.json")
 
 DATE = regex.compile(r"\s*\d{1,4}[/.\-年]\d{1,2}[/.\-月]\d{1,4}日?\s*")
 LONG_SCENE = 4  # times filter.scene_lines; the split cannot hold out a part of a scene, so a longer one is cut
+UNKNOWN = "？"  # who speaks, where nobody could tell
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,10 @@ def pair(scene: Scene, params: FilterParams, tally: Tally) -> Iterator[tuple[Tur
         elif line.speaker in leads:
             add_line(turns, line.speaker, piece, context)
             context = []
-        elif line.speaker is None:
+        elif not is_other(line, leads):
             context.append(piece)
         elif params.third_speaker == "keep_as_context":
-            context.append(replace(piece, text=f"{line.speaker}：{line.text}"))
+            context.append(replace(piece, text=f"{line.speaker or UNKNOWN}：{line.text}"))
         else:
             tally.leave("third_speaker", 1)
     yield from close(turns, context, params, tally)
@@ -170,11 +171,16 @@ def pair(scene: Scene, params: FilterParams, tally: Tally) -> Iterator[tuple[Tur
 
 def ends_dialogue(line: Line, narration: int, leads: tuple[str, str], params: FilterParams) -> bool:
     """A choice, a third speaker, or a lead who speaks again after too much narration."""
-    if line.kind == "choice" or line.speaker is None:
-        return line.kind == "choice"
-    if line.speaker not in leads:
+    if line.kind == "choice":
+        return True
+    if is_other(line, leads):
         return params.third_speaker == "cut"
-    return narration > params.narration_gap
+    return line.speaker is not None and narration > params.narration_gap
+
+
+def is_other(line: Line, leads: tuple[str, str]) -> bool:
+    """Whether a third person speaks: a named one, or one whom the script does not name."""
+    return line.speaker not in (*leads, None) or (line.speaker is None and line.kind == "speech")
 
 
 def add_line(turns: list[Draft], speaker: str, piece: Piece, context: list[Piece]) -> None:

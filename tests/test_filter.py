@@ -93,6 +93,19 @@ def test_a_third_speaker_may_be_kept_as_context():
     assert tally.used == 3
 
 
+def test_someone_unknown_who_speaks_is_a_third_speaker():
+    lines = script(("他", "早。"), (None, "今天谁去？", "speech"), (None, "海鸥飞过。"), ("她", "我去！"))
+    found, tally = dialogues_of(lines)
+    assert found == [[("他", "海鸥飞过。"), ("她", "我去！")]]
+    assert tally.left_out == {"unanswered": 1, "third_speaker": 1}
+    ((_, reply),) = (
+        turns
+        for scene in split_scenes(lines, PARAMS)
+        for turns in pair(scene, replace(PARAMS, third_speaker="keep_as_context"), Tally())
+    )
+    assert [piece.text for piece in reply.context] == ["？：今天谁去？", "海鸥飞过。"]
+
+
 def test_a_planted_third_speaker_lowers_the_adjacent_turns_by_one():
     plain = script(("他", "一"), ("她", "二"), ("他", "三"), ("她", "四"))
     planted = script(("他", "一"), ("她", "二"), ("猫", "喵"), ("他", "三"), ("她", "四"))
