@@ -215,12 +215,13 @@ def _drop_swearing(texts: Texts, tier: str, params: DenoiseParams) -> Texts:
 
 def swear_words(text: str, tier: str, allow: frozenset[str] = frozenset()) -> list[int]:
     """Where the words of one tier of stages/swears.yaml end; of words that overlap the first and longest counts, so
-    that one that merely contains a swear word (妈妈的) is passed over."""
+    that one that merely contains a swear word (去死角) is passed over."""
     words = YAML(typ="safe", pure=True).load(SWEARS.read_text(encoding="utf-8"))
-    swears = {word: True for word in words[tier] if word not in allow}
+    swears = {word: True for word in words[tier] if word.strip("|") not in allow}
     finder = ahocorasick.Automaton()
     for word, is_swear in {**swears, **dict.fromkeys(words["innocent"], False)}.items():
-        for written in (word, word.capitalize(), word.upper()):
+        bare = word.strip("|")
+        for written in (bare, bare.capitalize(), bare.upper()):
             finder.add_word(written, (word, is_swear))
     finder.make_automaton()
     hits = finder.iter_long(text)
@@ -228,9 +229,11 @@ def swear_words(text: str, tier: str, allow: frozenset[str] = frozenset()) -> li
 
 
 def stands_alone(word: str, text: str, end: int) -> bool:
-    """Whether a Latin word is a whole one; others are written without spaces."""
-    start = end - len(word)
-    return not word.isascii() or not LATIN.search(text[max(0, start - 1) : start] + text[end : end + 1])
+    """Whether no letter touches a word where the list has a `|`; a Latin word must be a whole one."""
+    latin, start = word.isascii(), end - len(word.strip("|"))
+    is_letter = LATIN.match if latin else str.isalpha
+    before = (latin or word[0] == "|") and is_letter(text[max(0, start - 1) : start])
+    return not before and not ((latin or word[-1] == "|") and is_letter(text[end : end + 1]))
 
 
 # --- duplicates

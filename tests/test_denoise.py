@@ -256,6 +256,12 @@ def test_a_word_of_the_work_may_be_taken_off_the_swear_list():
     assert len(clean[0].turns) == 2
 
 
+def test_a_word_of_the_work_is_taken_off_by_its_plain_form():
+    dialogue = script([("他", "我操！是你。"), ("她", "操，又停电了。")])
+    _, receipts, _ = denoise(dialogue, with_rules("drop_strong_swearing", swear_allow=["我操"]), "她")
+    assert [receipt["before"] for receipt in receipts] == ["操，又停电了。"]
+
+
 def test_a_speaker_of_many_words_has_her_short_lines_compared_by_letters_still():
     name = "The Old Woman of the Light House"
     said = script([("he", "Well?"), (name, "Good mornings!")], [("he", "And?"), (name, "Good morningss!")])
