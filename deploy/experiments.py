@@ -113,18 +113,29 @@ def refuse_untracked(paths: Sequence[str]) -> None:
 
 def tracked_by_dvc(path: Path) -> bool:
     """Whether a .dvc file that git knows stands beside the path or beside a folder around it."""
-    around = [path, *path.parents][:-1]
-    return any(git("ls-files", "--", f"{part}.dvc").strip() for part in around)
+    return any(git("ls-files", "--", pointer).strip() for pointer in pointers(path))
+
+
+def pointers(path: Path) -> list[str]:
+    """The .dvc files that would hold a path: its own and those of the folders around it."""
+    return [f"{part}.dvc" for part in [path, *path.parents][:-1]]
 
 
 def finished(name: str, params: dict[str, Any], paths: Sequence[str]) -> str | None:
-    """The reference of an experiment of this name, these parameters and this code on the present commit."""
+    """The reference of an experiment of this name, these parameters, this code and text on the present commit."""
+    ref = reference(name)
+    if not ref or show_yaml(ref, "params.yaml") != params:
+        return None
+    read = [*paths, *(pointer for path in paths for pointer in pointers(Path(path)))]
+    same = subprocess.run(["git", "diff", "--quiet", ref, "--", *read], capture_output=True).returncode == 0
+    return ref if same and show(ref, METRICS) else None
+
+
+def reference(name: str) -> str | None:
+    """The reference of an experiment of this name on the present commit; None where there is none."""
     head = git("rev-parse", "HEAD").strip()
     ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
-    if not git("for-each-ref", ref).strip() or show_yaml(ref, "params.yaml") != params:
-        return None
-    same = subprocess.run(["git", "diff", "--quiet", ref, "--", *paths], capture_output=True).returncode == 0
-    return ref if same and show(ref, METRICS) else None
+    return ref if git("for-each-ref", ref).strip() else None
 
 
 def show(ref: str, path: str) -> str:
@@ -139,9 +150,13 @@ def show_yaml(ref: str, path: str) -> Any:
 
 
 def start(name: str, overrides: dict[str, Any]) -> str | None:
-    """Run one experiment to its end; the last lines it said if it failed."""
+    """Run one experiment to its end; the last lines it said if it failed.
+
+    `--force` replaces an experiment of the same name, but would also run stages again that had finished before a stop.
+    """
+    force = ["--force"] if reference(name) else []
     changes = [part for key, value in overrides.items() for part in ("-S", assignment(key, value))]
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "--name", name, *changes]
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", *force, "--name", name, *changes]
     done = subprocess.run(command, capture_output=True, text=True)
     return None if done.returncode == 0 else "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
 

@@ -37,8 +37,10 @@ from deploy.experiments import (
     experiment_name,
     finished,
     leaked,
+    reference,
     refuse_untracked,
     run_all,
+    start,
 )
 from deploy.paired import Difference, adjusted, difference, p_value, per_character, shows, verdict
 from stages.records import InputError
@@ -469,22 +471,40 @@ def test_an_input_that_git_does_not_know_is_refused_and_other_files_are_not(repo
         refuse_untracked([*paths, "raw/mygame"])
 
 
+def as_experiment(name: str) -> None:
+    """Make an experiment of the folder's present files and of metrics, as DVC stores one."""
+    Path("reports").mkdir(exist_ok=True)
+    Path("reports/metrics.json").write_text("{}")
+    subprocess.run(["git", "add", "."], check=True)
+    commit = said("git", "commit-tree", said("git", "write-tree"), "-p", "HEAD", "-m", "x")
+    head = said("git", "rev-parse", "HEAD")
+    subprocess.run(["git", "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", commit], check=True)
+
+
+def said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_an_experiment_of_other_parameters_or_other_code_is_not_finished(repository):
     paths, params = ["stages", "dvc.yaml"], YAML(typ="safe").load(PARAMS)
-    (repository / "reports").mkdir()
-    (repository / "reports" / "metrics.json").write_text("{}")
-    subprocess.run(["git", "add", "."], check=True)
-    tree = subprocess.run(["git", "write-tree"], capture_output=True, text=True, check=True).stdout.strip()
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    commit = subprocess.run(
-        ["git", "commit-tree", tree, "-p", head, "-m", "x"], capture_output=True, text=True, check=True
-    )
-    subprocess.run(["git", "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/light", commit.stdout.strip()], check=True)
+    as_experiment("light")
     assert finished("light", params, paths)
     assert finished("strict", params, paths) is None
     assert finished("light", {**params, "train": {}}, paths) is None
     (repository / "stages" / "a.py").write_text("changed = True\n")
     assert finished("light", params, paths) is None
+
+
+def test_an_experiment_of_another_version_of_the_users_text_is_not_finished(repository):
+    """git ignores a folder that DVC holds: its versions differ in the pointer beside it or beside a parent."""
+    params, paths = YAML(typ="safe").load(PARAMS), ["stages", "raw/mygame/script", "raw/mygame"]
+    pointer = repository / "raw" / "mygame.dvc"
+    pointer.write_text("outs:\n- md5: one\n  path: mygame\n")
+    as_experiment("light")
+    assert finished("light", params, paths)
+    pointer.write_text("outs:\n- md5: two\n  path: mygame\n")
+    assert finished("light", params, paths) is None
+    assert finished("light", params, ["stages"]), "only the pointer differs"
 
 
 def test_a_name_on_several_commits_is_the_experiment_made_last(repository, monkeypatch):
@@ -497,11 +517,42 @@ def test_a_name_on_several_commits_is_the_experiment_made_last(repository, monke
     assert resolve("wide") == made[1]
 
 
-@pytest.mark.slow
-def test_runs_resume_and_a_failed_one_does_not_stop_the_rest(repository):
+def commit_for_dvc() -> None:
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
     subprocess.run(["git", "add", "."], check=True)
     subprocess.run(["git", "commit", "-qm", "dvc"], check=True)
+
+
+TWO_STAGES = """stages:
+  train:
+    cmd: echo trained >> HERE/trained && echo weights > model
+    params: [train.seed]
+    outs: [model]
+  evaluate:
+    cmd: test -e HERE/judge && cp stages/a.py score
+    deps: [model, stages/a.py]
+    metrics: [score]
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_after_its_training_does_not_train_again(repository):
+    (repository / "dvc.yaml").write_text(TWO_STAGES.replace("HERE", str(repository)))
+    (repository / ".gitignore").write_text("/tmp\n/trained\n/judge\n")
+    (repository / "stages" / "a.py").write_text("first\n")
+    commit_for_dvc()
+    assert "failed to reproduce 'evaluate'" in start("light", {"train.seed": 2})
+    (repository / "judge").write_text("")
+    assert start("light", {"train.seed": 2}) is None
+    assert (repository / "trained").read_text() == "trained\n", "the run cache gave the weights"
+    (repository / "stages" / "a.py").write_text("second\n")
+    assert start("light", {"train.seed": 2}) is None, "an experiment of this name is replaced"
+    assert said("git", "show", f"{reference('light')}:stages/a.py") == "second"
+
+
+@pytest.mark.slow
+def test_runs_resume_and_a_failed_one_does_not_stop_the_rest(repository):
+    commit_for_dvc()
     settings = [Setting(name, {"denoise.strategy": name}) for name in ("none", "broken", "light")]
     plan = Plan(settings, [1], {"train.max_steps": 5, "train.patience": 0}, frozenset({"denoise.strategy"}))
     runs, failed = run_all(plan)
