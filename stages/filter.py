@@ -5,6 +5,7 @@ which scenes are held out. Every line is used once or left out for a named reaso
 """
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,9 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import regex
-
 from stages.cli import run
 from stages.duplicates import near_duplicate_groups
+from stages.formats.marks import DATE
 from stages.params import load_params
 from stages.records import SPLITS, Dialogue, InputError, Line, Piece, Turn, as_row, read_lines, write_json, write_jsonl
 
@@ -24,7 +24,7 @@ DIALOGUES = Path("processed/dialogues.jsonl")
 EXAM = Path("processed/exam.jsonl")
 REPORT = Path("reports/filter.json")
 
-DATE = regex.compile(r"\s*\d{1,4}[/.\-年]\d{1,2}[/.\-月]\d{1,4}日?\s*")
+DAY = re.compile(rf"{DATE.pattern}|\d{{1,2}}[/.\-]\d{{1,2}}[/.\-]\d{{4}}")  # or with the year at the end
 LONG_SCENE = 4  # times filter.scene_lines; the split cannot hold out a part of a scene, so a longer one is cut
 UNKNOWN = "？"  # who speaks, where nobody could tell
 
@@ -123,9 +123,14 @@ def own_scenes(lines: tuple[Line, ...], params: FilterParams) -> Iterator[Cut]:
 
 def made_scenes(lines: tuple[Line, ...], params: FilterParams) -> Iterator[Cut]:
     """Scenes of lines that have none: at date lines, and within a long day in blocks that end at long narration."""
-    starts = [index for index, line in enumerate(lines) if DATE.fullmatch(line.text)]
+    starts = [index for index, line in enumerate(lines) if is_date(line)]
     for start, end in pairwise(sorted({0, *starts, len(lines)})):
         yield from _blocks(lines[start:end], "date" if end in starts else "block", params)
+
+
+def is_date(line: Line) -> bool:
+    """Whether a line is a date and nobody's: 3月24日（土）, 7/21, ××/××/××."""
+    return line.speaker is None and DAY.fullmatch(line.text.strip()) is not None
 
 
 def _blocks(lines: tuple[Line, ...], last: str, params: FilterParams) -> Iterator[Cut]:

@@ -135,13 +135,10 @@ def test_too_much_narration_ends_the_dialogue():
     assert len(found) == 2
 
 
-def test_scenes_of_a_text_without_any_are_made_at_dates():
-    lines = [
-        replace(line, scene="")
-        for line in script(
-            (None, "24/04/13"), ("他", "早。"), ("她", "早！"), (None, "24/04/14"), ("他", "嗯。"), ("她", "走！")
-        )
-    ]
+@pytest.mark.parametrize("date", ["24/04/14", "××/××/××", "3月24日", "7/21", " 3月24日（土）", "13.04.2024"])
+def test_scenes_of_a_text_without_any_are_made_at_dates(date):
+    told = script((None, "24/04/13"), ("他", "早。"), ("她", "7/21"), (None, date), ("他", "嗯。"), ("她", "走！"))
+    lines = [replace(line, scene="") for line in told]
     assert [(scene.cut_at, len(scene.lines)) for scene in split_scenes(lines, PARAMS)] == [("date", 3), ("block", 3)]
 
 
