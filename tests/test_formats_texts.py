@@ -187,3 +187,29 @@ def test_words_of_speaking_are_no_names() -> None:
 def test_a_novel_may_quote_in_single_marks() -> None:
     text = "'I don't know,' said Mai. 'Do you?'\n\n'Not I,' said Kou.\n\n'A lamp,' said Mai.\n\n'Isn't it?' said Kou.\n"
     assert said("prose", text)[:3] == [("Mai", "I don't know,"), ("Mai", "Do you?"), ("Kou", "Not I,")]
+
+
+NAMES_EN = '"One," said Mai.\n\n"Two," said Kou.\n\n"Three," said Mai.\n\n"Four," said Kou.\n\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "who"),
+    [
+        ('"Five?" asked the captain.', None),
+        ('"Five!" cried his old mother.', None),
+        ('"Five." The old man sighed.', None),
+        ('"Five!" cried Mrs. Sea.', None),  # named once
+        ('"Five!" Minamo shouted.', None),
+        ('Minamo said: "Five."', None),
+        ('"Five." She laughed.', "Mai"),
+        ('"Five," replied Kou--', "Kou"),
+        ('"Five," said the little Kou.', "Kou"),
+    ],
+)
+def test_what_is_said_by_somebody_else_is_given_to_no_known_speaker(line: str, who: str | None) -> None:
+    assert [name for name, text in said("prose", NAMES_EN + line) if text.strip(",.!?") == "Five"] == [who]
+
+
+@pytest.mark.parametrize("after", ["说着，笑了。", "說著，笑了。", "说了一句。"])
+def test_the_verb_of_saying_may_go_on(after: str) -> None:
+    assert [name for name, text in said("prose", f"{NAMES}「五。」阿空{after}\n") if text == "五。"] == ["阿空"]

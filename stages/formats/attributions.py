@@ -25,12 +25,12 @@ MANNER_ZH = (
 NAME_ZH = "[\u4e00-\u9fff]{2,4}?|[\u4e00-\u9fff]{1,6}·[\u4e00-\u9fff·]{1,8}?|[A-Z][A-Za-z]+"
 SAYS_ZH = rf"{MANNER_ZH}*{VERBS_ZH}"
 LEARN_BEFORE_ZH = re.compile(rf"(?:^|[。！？!?，,；;…”」\s])(?:只见|只听|忽听|那)?({NAME_ZH}){SAYS_ZH}[：:，,]?\s*$")
-LEARN_AFTER_ZH = re.compile(rf"^({NAME_ZH}){SAYS_ZH}(?:着|了)?(?=[。，,！!；;]|$)")
-BARE_ZH = re.compile(rf"(?:只见)?(?:{NAME_ZH}|[他她我]们?)?{SAYS_ZH}(?:着|了)?[：:。，,]?")
+LEARN_AFTER_ZH = re.compile(rf"^({NAME_ZH}){SAYS_ZH}(?:着|著|了)?(?=[。，,！!；;]|$)")
+BARE_ZH = re.compile(rf"(?:只见)?(?:{NAME_ZH}|[他她我]们?)?{SAYS_ZH}(?:着|著|了)?[：:。，,]?")
 ONCE_ZH = "(?:了?一句|了?一声)?"
 SAID_BEFORE_ZH = re.compile(rf"([^．。！？!?…”」]*)(?:{VERBS_ZH}{ONCE_ZH}[：:，,]?|：)\s*$")
 SAID_AFTER_ZH = re.compile(  # not before a colon: that attribution belongs to the next quotation
-    rf"([^．。！？!?“「：:]{{1,40}}?{VERBS_ZH}(?:着|了)?{ONCE_ZH})(?=[。，,！!；;]|$)"
+    rf"([^．。！？!?“「：:]{{1,40}}?{VERBS_ZH}(?:着|著|了)?{ONCE_ZH})(?=[。，,！!；;]|$)"
 )
 OBJECT_ZH = (  # whom it is said to, not who says it
     "(?:(?<=[只忽][见見听聽])|(?<=猛听)|(?<![向对對见見和同与與問问給给叫命听聽把被替跟劝勸拉瞅望着了骂罵说說央求教告诉])(?<!一个))"
@@ -63,6 +63,10 @@ AFTER_EN = re.compile(
     rf"^[ ,]*(?:{VERBS_EN}(?: \w+ly)? (?:the |her |his |old |poor |little )*({NAME_EN})"
     rf"|({NAME_EN})(?: \w+ly| then| only)? {VERBS_EN}\b)"
 )
+UNNAMED_EN = re.compile(  # asked the captain; the old man said
+    rf"^[ ,]*(?:{VERBS_EN}(?: \w+ly)? (?:the|a|an|my|his|her|their|our)\b"
+    rf"|(?:[Tt]he|[Aa]n?|[Mm]y|[Hh]is|[Hh]er) (?:\w+ ){{1,3}}{VERBS_EN}\b)"
+)
 TAIL_EN = re.compile(rf"^[ ,]*(?:he|she|I|they|{NAME_EN}|the \w+) {VERBS_EN}\b|^[ ,]*{VERBS_EN}\b")
 NO_NAME_EN = re.compile(
     r"(?:He|She|It|I|You|They|We|The|A|An|Then|And|But|So|There|This|That|What|When|His|Her|My|Your)\b"
@@ -78,7 +82,8 @@ def naming(places: Iterable[tuple[str, str]], options: Options) -> Naming:
     known = re.compile(f"{OBJECT_ZH}(?:{'|'.join(map(re.escape, longest_first))}){OWNED_ZH}") if names else None
 
     def name_of(before: str, after: str) -> str | None:
-        return _english(before, after, names) or (_chinese(before, after, known) if known else None)
+        name = _english(before, after, names)
+        return _chinese(before, after, known) if name is None and known else name
 
     return name_of
 
@@ -101,9 +106,14 @@ def plain_name(before: str, after: str) -> str | None:
         (AFTER_EN, after[:120]),
         (BEFORE_EN, before[-160:]),
     ):
-        if (found := pattern.search(text)) and (name := next(filter(None, found.groups()), "")):
+        if name := _named(pattern.search(text)):
             return None if NO_NAME_ZH.search(name) or NO_NAME_EN.match(name) else name
     return None
+
+
+def _named(found: re.Match[str] | None) -> str:
+    """The name that an attribution has, without the dash behind it: replied Elizabeth--"""
+    return next(filter(None, found.groups()), "").rstrip("-") if found else ""
 
 
 def is_bare(text: str) -> bool:
@@ -115,10 +125,12 @@ def is_bare(text: str) -> bool:
 
 
 def _english(before: str, after: str, names: set[str]) -> str | None:
-    for pattern, text in ((AFTER_EN, after[:120]), (BEFORE_EN, before[-160:])):
-        if (found := pattern.search(text)) and (name := next(filter(None, found.groups()), "")) in names:
-            return name
-    return None
+    """The known name beside a verb of saying; "" where an unknown name or nobody's name stands there."""
+    found = (_named(AFTER_EN.search(after[:120])), _named(BEFORE_EN.search(before[-160:])))
+    if known := next((name for name in found if name in names), None):
+        return known
+    others = any(name and not NO_NAME_EN.match(name) for name in found)
+    return "" if others or UNNAMED_EN.match(after[:120]) else None
 
 
 def _chinese(before: str, after: str, known: re.Pattern[str]) -> str | None:
