@@ -117,6 +117,7 @@ class Engine:
 
     def _queue(self, job: Job) -> None:
         with self.changed:
+            self.waiting = [waiting for waiting in self.waiting if not waiting.over]  # who left takes no place
             if len(self.waiting) >= WAITING:
                 raise Overloaded(f"{WAITING} conversations wait already")
             self.waiting.append(job)

@@ -74,10 +74,12 @@ def make_app(card: Card, speak: Speak, key: str | None = None) -> FastAPI:
         admit(request, key)
         asked = read_request(await read_body(request))
         spoken = speak(to_ask(asked, card))
-        if not asked.stream:
-            return JSONResponse(await unless_gone(request, whole(spoken, asked)))
-        first = await begin(spoken)
-        return StreamingResponse(events(first, spoken, asked), media_type="text/event-stream")
+        said = await unless_gone(request, next_piece(spoken) if asked.stream else whole(spoken, asked))
+        if said is None:
+            return Response()
+        if asked.stream:
+            return StreamingResponse(events(said, spoken, asked), media_type="text/event-stream")
+        return JSONResponse(said)
 
     return app
 
@@ -120,8 +122,8 @@ async def read_body(request: Request) -> bytes:
 # --- answers
 
 
-async def begin(spoken: Spoken) -> str | Ending:
-    """The first piece: what is wrong with a request shows before the response begins."""
+async def next_piece(spoken: Spoken) -> str | Ending:
+    """The next piece. What is wrong with a request shows at the first, before a response begins."""
     try:
         return await anext(spoken)
     except InputError as error:
@@ -135,7 +137,7 @@ async def begin(spoken: Spoken) -> str | Ending:
 async def whole(spoken: Spoken, asked: ChatRequest) -> dict[str, Any]:
     """All of the reply as one object."""
     text = ""
-    while not isinstance(piece := await begin(spoken), Ending):
+    while not isinstance(piece := await next_piece(spoken), Ending):
         text += piece
     return completion(text, piece, asked.model)
 
@@ -148,7 +150,7 @@ async def events(first: str | Ending, spoken: Spoken, asked: ChatRequest) -> Asy
     try:
         while not isinstance(piece, Ending):
             yield event(chunk(top, {"content": piece}))
-            piece = await begin(spoken)
+            piece = await next_piece(spoken)
         yield event(chunk(top, {}, piece.reason))
         if asked.stream_options.include_usage:
             yield event({**top, "choices": [], "usage": usage(piece)})
@@ -165,12 +167,12 @@ def event(value: Mapping[str, Any]) -> str:
 
 
 async def unless_gone(request: Request, reply: Any) -> Any:
-    """The reply; given up when the client has left before it is complete."""
+    """The reply, or its first piece; None when the client has left before that."""
     writing = asyncio.ensure_future(reply)
     watching = asyncio.ensure_future(gone(request))
     try:
         await asyncio.wait({writing, watching}, return_when=asyncio.FIRST_COMPLETED)
-        return await writing if writing.done() else {}
+        return await writing if writing.done() else None
     finally:
         writing.cancel()
         watching.cancel()

@@ -8,8 +8,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import pytest
 pytest.importorskip("fastapi", reason="make serve-env installs what serving needs")
 
 import openai
+import uvicorn
 from fastapi.testclient import TestClient
 
 from deploy.engine import Ask, Ending, Engine, Overloaded, cut, hold, recent
@@ -294,6 +297,44 @@ def test_a_taken_port_is_named_with_a_free_neighbour():
             listen("127.0.0.1", port, None)
 
 
+# --- who leaves
+
+
+@contextmanager
+def listening(app):
+    """The application in a real server of this process; yields its port."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    with listen("127.0.0.1", 0, None) as door:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+        thread.start()
+        try:
+            yield door.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_before_the_first_word_is_noticed(stream):
+    asked, left = threading.Event(), threading.Event()
+
+    async def silent(_ask):
+        try:
+            asked.set()
+            await asyncio.sleep(60)
+            yield Ending("stop", 7, 0)
+        finally:
+            left.set()
+
+    body = json.dumps({"model": "亚托莉", "messages": ASKED, "stream": stream}).encode()
+    with listening(make_app(CARD, silent)) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("POST", "/v1/chat/completions", body)
+        assert asked.wait(20) and not left.is_set()
+        connection.close()
+        assert left.wait(20), "she goes on for somebody who is not there"
+
+
 # --- stops
 
 
@@ -397,6 +438,27 @@ def test_who_leaves_ends_the_generation(engine):
     asyncio.run(leave())
     hook.remove()
     assert len(steps) < 30 and to_the_end == 300
+
+
+def test_who_left_takes_no_place_in_the_queue(engine, monkeypatch):
+    async def come_and_go():
+        busy = engine.speak(question("你是谁？", **ENDLESS, max_new_tokens=1000))
+        await anext(busy)
+        waiting = asyncio.create_task(collect(engine, asked))
+        while not engine.waiting:
+            await asyncio.sleep(0.001)
+        with pytest.raises(Overloaded, match="1 conversations wait already"):
+            await collect(engine, asked)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        after = asyncio.create_task(collect(engine, asked))
+        await asyncio.sleep(0.1)
+        await busy.aclose()
+        return await after
+
+    monkeypatch.setattr("deploy.engine.WAITING", 1)
+    asked = question("你是谁？")
+    assert asyncio.run(asyncio.wait_for(come_and_go(), 60))[0] == REPLIES["你是谁？"]
 
 
 def test_a_message_longer_than_the_memory_is_refused(engine):
