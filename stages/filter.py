@@ -80,9 +80,10 @@ class Planned(NamedTuple):
 
 @dataclass
 class Draft:
-    """A turn while its lines arrive."""
+    """A turn while its lines arrive; the first `opening` pieces of its context stood before its first line."""
 
     speaker: str
+    opening: int = 0
     lines: list[Piece] = field(default_factory=list)
     context: list[Piece] = field(default_factory=list)
 
@@ -157,8 +158,9 @@ def pair(scene: Scene, params: FilterParams, tally: Tally) -> Iterator[tuple[Tur
     context: list[Piece] = []
     for line in scene.lines:
         if ends_dialogue(line, len(context), leads, params):
-            yield from close(turns, context, params, tally)
-            turns, context = [], []
+            end = len(context) - carried(line, leads, params)
+            yield from close(turns, context[:end], params, tally)
+            turns, context = [], context[end:]
         piece = Piece(line.line, line.kind, line.text)
         if line.kind == "choice":
             tally.leave("choice", 1)
@@ -183,6 +185,11 @@ def ends_dialogue(line: Line, narration: int, leads: tuple[str, str], params: Fi
     return line.speaker is not None and narration > params.narration_gap
 
 
+def carried(line: Line, leads: tuple[str, str], params: FilterParams) -> int:
+    """How much of the narration before the line that ends a dialogue opens the next one, if a lead says that line."""
+    return params.narration_gap if line.kind != "choice" and line.speaker in leads else 0
+
+
 def is_other(line: Line, leads: tuple[str, str]) -> bool:
     """Whether a third person speaks: a named one, or one whom the script does not name."""
     return line.speaker not in (*leads, None) or (line.speaker is None and line.kind == "speech")
@@ -191,7 +198,7 @@ def is_other(line: Line, leads: tuple[str, str]) -> bool:
 def add_line(turns: list[Draft], speaker: str, piece: Piece, context: list[Piece]) -> None:
     """Append a line: the same lead goes on, or the other one answers."""
     if not turns or turns[-1].speaker != speaker:
-        turns.append(Draft(speaker))
+        turns.append(Draft(speaker, len(context)))
     turns[-1].lines.append(piece)
     turns[-1].context.extend(context)
 
@@ -199,8 +206,8 @@ def add_line(turns: list[Draft], speaker: str, piece: Piece, context: list[Piece
 def close(drafts: list[Draft], context: list[Piece], params: FilterParams, tally: Tally) -> Iterator[tuple[Turn, ...]]:
     """Trim a finished dialogue to prompt-and-reply pairs; what is trimmed is counted."""
     tally.leave("narration_outside_dialogues", len(context))
+    drafts = open_with_narration(drafts, params, tally)
     turns = [Turn(draft.speaker, tuple(draft.lines), tuple(draft.context)) for draft in drafts]
-    turns = open_with_narration(turns, params, tally)
     if turns and turns[-1].speaker == params.partner:
         tally.leave("unanswered", _size(turns[-1:]))
         turns = turns[:-1]
@@ -211,19 +218,19 @@ def close(drafts: list[Draft], context: list[Piece], params: FilterParams, tally
     yield tuple(turns)
 
 
-def open_with_narration(turns: list[Turn], params: FilterParams, tally: Tally) -> list[Turn]:
+def open_with_narration(drafts: list[Draft], params: FilterParams, tally: Tally) -> list[Draft]:
     """If the character opens, the narration before her becomes the partner's turn; without any she has no prompt."""
-    if not turns or turns[0].speaker == params.partner:
-        return turns
-    first = turns[0]
-    before = tuple(piece for piece in first.context if piece.line < first.lines[0].line)
+    if not drafts or drafts[0].speaker == params.partner:
+        return drafts
+    first = drafts[0]
+    before, inside = first.context[: first.opening], first.context[first.opening :]
     if not before:
         tally.leave("opens_without_prompt", _size([first]))
-        return turns[1:]
-    return [Turn(params.partner, before), replace(first, context=first.context[len(before) :]), *turns[1:]]
+        return drafts[1:]
+    return [Draft(params.partner, lines=before), replace(first, opening=0, context=inside), *drafts[1:]]
 
 
-def _size(turns: Iterable[Turn]) -> int:
+def _size(turns: Iterable[Turn | Draft]) -> int:
     return sum(len(turn.lines) + len(turn.context) for turn in turns)
 
 

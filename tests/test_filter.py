@@ -72,6 +72,26 @@ def test_a_character_who_opens_without_narration_is_left_out_for_that_reason():
     assert tally.left_out == {"opens_without_prompt": 1}
 
 
+def test_narration_before_her_on_her_own_line_is_before_her():
+    lines = script((None, "她跑进来，说："), ("她", "早！"), (None, "又说："), ("她", "走！"))
+    (turns,), tally = dialogues_of([replace(line, line=1) for line in lines])
+    assert turns == [("他", "她跑进来，说："), ("她", "早！/走！")]
+    assert tally.used == 4
+
+
+@pytest.mark.parametrize("before", [[], [("他", "早。"), ("她", "早！")]])
+def test_the_last_of_a_long_narration_is_what_she_opens_with(before):
+    told = [(None, f"第{number}天。") for number in range(1, 11)]
+    found, tally = dialogues_of(script(*before, *told, ("她", "你来了！")))
+    assert found[-1] == [("他", "/".join(f"第{number}天。" for number in range(3, 11))), ("她", "你来了！")]
+    assert tally.left_out == {"narration_outside_dialogues": 2}
+
+
+def test_without_any_gap_allowed_no_narration_is_carried_over_it():
+    _, tally = dialogues_of(script((None, "天亮了。"), ("她", "早！")), replace(PARAMS, narration_gap=0))
+    assert tally.left_out == {"narration_outside_dialogues": 1, "opens_without_prompt": 1}
+
+
 def test_a_reply_never_sees_narration_that_came_after_it():
     found, _ = dialogues_of(script(("她", "早！"), (None, "后来。"), ("他", "嗯。"), ("她", "走！")))
     assert ("她", "早！") not in [turn for turns in found for turn in turns]
