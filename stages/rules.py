@@ -50,13 +50,14 @@ STUTTER = re.compile(rf"(?:^|(?<=[，。！？…「『“（\s]))([{HAN}ぁ-ゖ
 LATIN_STUTTER = re.compile(r"(?<![\w-])([A-Za-z]|[cstw]h)(?:-\1)*-(\1)(?=[a-z' ,.])", re.IGNORECASE)
 
 FILLER_WORD = (
-    r"(?:[嗯唔呃额啊哦噢喔诶欸哎唉呜哼嘛呀哇咦哟]|(?<!\w)(?:[あうわ]+[ぁぅっー]*|え+[ぇっー]*|お+[ぉっー]*|(?:うん+)+|は[ぁあー]+"
-    r"|ふ[ぅうー]*ん|へ[ぇえー]+|ん+|u+m+|u+h+|e+r+m*|h+m+|m+h*m+|a+h+|o+h+|e+h+|h+uh|u+gh+)(?!\w))"
+    r"(?:[哎唉啊诶哇哦][呀哟哦]|嗯哼|[嗯唔呃额啊哦噢喔诶欸哎唉呜哼嘛呀哇咦哟]|(?<!\w)(?:(?:u+h+|m+)-?h*(?:u+h+|m+)"
+    r"|う(?![うー]*うん)[ぅうー]*ん+っ*|え[えぇー]*っ?とー*|あの[うー]+|ん[んー]*っ*|[あうわ]+[ぁぅっー]*|え+[ぇっー]*|お+[ぉっー]*"
+    r"|(?:うん+)+|は[ぁあー]+|ふ[ぅうー]*ん|へ[ぇえー]+|u+m+|u+h+|e+r+m*|h+m+|a+h+|o+h+|e+h+|h+uh|u+gh+)(?!\w))"
 )
 FILLER = re.compile(FILLER_WORD, re.IGNORECASE)
-FILLERS_ALONE = re.compile(rf"\W*{FILLER_WORD}(?:\W|{FILLER_WORD})*", re.IGNORECASE)
+FILLERS_ALONE = re.compile(rf"\W*{FILLER_WORD}(?:\W|{FILLER_WORD})*+", re.IGNORECASE)
 
-LAST_MARKS = re.compile(r"[！？!?。～♪]{0,2}$")
+LAST_MARKS = re.compile(r"[！？!?。～♪]{0,2}$|^\.$")
 
 LONGEST, LONGEST_LATIN = 200, 600  # characters: a monologue, or a paragraph that was badly cut
 SHORTEST = 2  # letters or digits

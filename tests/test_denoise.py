@@ -152,6 +152,7 @@ def test_patterns_do_not_explode():
         "*" * 4999,
         "-h" * 3000,
         "うあ" * 3000,
+        "啊呀" * 3000 + "好",
     ):
         for rule in RULES.values():
             rule(text)
