@@ -205,6 +205,24 @@ def test_kag_takes_the_patterns_of_the_game() -> None:
     assert [(item.speaker, item.text) for item in items] == [("mai", "a b"), (None, "c")]
 
 
+def test_kag_reads_a_name_before_the_quotation_where_the_game_writes_it_so() -> None:
+    text = "舞「一」[p]\n風「二」[p]\n海。[p]\n"
+    game = Options({}, r"([^\s「」『』\[\]【】、。…（）]{1,10})(?=[「『])", "", frozenset())
+    items = list(FORMATS["kag"].read(text, game))
+    assert [(item.speaker, item.text) for item in items] == [("舞", "「一」"), ("風", "「二」"), (None, "海。")]
+    assert {name for name, _ in said("kag", text)} == {None}
+
+
+@pytest.mark.parametrize("name", ["{}", "[{}/v1.ogg]", "[{}]", "【{}】", "`{}"])
+def test_nscripter_reads_names_before_quotations_that_recur(name: str) -> None:
+    text = '*start\nbg "a.bmp",1\n;舞「零」\n舞「一」\\\n彼女は「そう」と言った。\\\n空「二」@\n舞『三』\\\n'
+    text = re.sub("^舞", name.format("舞"), text, flags=re.MULTILINE)
+    expected = [("舞", "一"), (None, "彼女は「そう」と言った。"), (None, "空「二」"), ("舞", "三")]
+    assert said("nscripter", text) == expected
+    assert FORMATS["nscripter"].sniff(text) == 0.8
+    assert FORMATS["nscripter"].sniff("[cm]\n" + text) == 0.0  # KAG
+
+
 def test_kag_keeps_the_speaker_where_the_game_clears_names_itself() -> None:
     text = '[nm name="mai"]a[p]\nb[p]\n[nm name=""]c[p]\n'
     assert said("kag", text) == [("mai", "a"), ("mai", "b"), (None, "c")]

@@ -15,6 +15,8 @@ from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 
 # [nm name="x"], @nm t=x, [nm_x], [ns]x[nse], 【x】, @【x】, and before a quote a macro of no Latin name.
+# アトリ「おはよう」 is prose in most games; in one that names so,
+# kag_name: '([^\s「」『』\[\]【】、。…（）]{1,10})(?=[「『])'
 TAGS = r"nm|name|namae|talk|speak|speaker|serif|whosay|msg|mes|message|chara_ptext"
 NAME = (
     rf"(?i)[\[@](?:{TAGS})(?=[\s\]])"

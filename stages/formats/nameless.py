@@ -1,13 +1,16 @@
-"""Formats that never say who speaks: Ink, NScripter, Twee, Aozora Bunko. They give narration and choices, and no name.
+"""Formats without a mark of who speaks: Ink, NScripter, Twee, Aozora Bunko. They give narration and choices.
 
-Each takes off the markup that its engine defines; logic, commands and comments are structure.
+Some NScripter games write a name before the quotation, which is read. Each format takes off the markup that its engine
+defines; logic, commands and comments are structure.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 import regex
 
 from stages.formats.message import Format, Message, Options
+from stages.formats.quotes import spoken, wrapped
 
 BLOCK_COMMENT = regex.compile(r"/\*.*?(?:\*/|\Z)", regex.S)
 
@@ -55,20 +58,39 @@ def sniff_ink(text: str) -> float:
 NSCRIPTER_MARKS = regex.compile(r"[\\@/]|![swd]d?\d*|#[0-9A-Fa-f]{6}|^[`>]")
 
 
+NSCRIPTER_NAMED = regex.compile(  # アトリ「, [アトリ/v1.ogg]「
+    r"[`>]?(?:[\[【]([^\[\]【】/\s]{1,16})[^\[\]【】]*[\]】]|([^\s\[\]【】「」『』、。！？…（）]{1,10}))"
+    r"[ 　]*(?=[「『])"
+)
+
+
 def read_nscripter(text: str, options: Options) -> Iterator[Message]:
-    """Text lines; `;` comments, which often repeat them, and commands are left out."""
+    """Text lines, without commands and `;` comments, which often repeat them; names before quotations must recur."""
+    rows = list(_nscripter_rows(text))
+    counts = Counter(name for _, name, _ in rows)
+    for row, name, said in rows:
+        named = name and (counts[name] >= options.recurrence or name in options.known)
+        yield spoken(row.line, name, said, row.scene, frozenset()) if named else row
+
+
+def _nscripter_rows(text: str) -> Iterator[tuple[Message, str, str]]:
+    """Each text line as narration, and what could be a name and its quotation in it."""
     scene = ""
     for number, line in _lines(text):
         if line[0] == "*":
             scene = line.lstrip("*").split()[0] if line.strip("*") else scene
-        elif (not line[0].isascii() or line[0] in "`>!") and (words := NSCRIPTER_MARKS.sub("", line).strip()):
-            yield Message(number, None, words, "narration", scene)
+        elif (not line[0].isascii() or line[0] in "`>![") and (words := NSCRIPTER_MARKS.sub("", line).strip()):
+            found = NSCRIPTER_NAMED.match(line)
+            said = NSCRIPTER_MARKS.sub("", line[found.end() :]).strip() if found else ""
+            name = (found[1] or found[2]) if found and wrapped(said, "「『") else ""
+            yield Message(number, None, words, "narration", scene), name, said
 
 
 def sniff_nscripter(text: str) -> float:
-    waits = len(regex.findall(r"^[^\x00-\x7f\n][^\n]*[\\@][ \t]*$", text, regex.M))
+    waits = len(regex.findall(r"^(?:\[|[^\x00-\x7f\n])[^\n]*[\\@][ \t]*$", text, regex.M))
     labels = len(regex.findall(r"^\*\w+", text, regex.M))
-    return 0.8 if waits > 1 and labels and not regex.search(r"^[@\[]|\[\w+", text, regex.M) else 0.0
+    tags = regex.search(r"^@|^\[(?![^\x00-\x7f])|\[[a-zA-Z]", text, regex.M)
+    return 0.8 if waits > 1 and labels and not tags else 0.0
 
 
 # --- Twee 3 (Twine): https://github.com/iftechfoundation/twine-specs
