@@ -6,6 +6,7 @@ Persona, greeting, example dialogue and a lorebook: for talking to her through a
 import base64
 import hashlib
 import json
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from stages.conversation import fill_persona
+from stages.format import whole
 from stages.lore import Answers, Fact, Item, Passage
 
 Card = Mapping[str, Any]
@@ -29,14 +32,14 @@ LIGHTS = {"glow": np.array([1.0, 0.90, 0.74]), "sun": np.array([1.0, 0.96, 0.86]
 
 
 def make_cards(card: Card, rows: Sequence[Row], lore: Sequence[Item]) -> dict[str, dict[str, Any]]:
-    """The V2 and the V3 card of a character; `rows` are the data set's, `lore` may be empty."""
+    """The V2 and the V3 card of a character; `rows` are the data set's, without names; `lore` may be empty."""
     common = {
         "name": card["character"],
         "description": card["persona"].replace("{user}", USER),
         "personality": "",
         "scenario": "",
-        "first_mes": greeting(card, rows),
-        "mes_example": examples(card, rows),
+        "first_mes": greeting(card["character"], rows),
+        "mes_example": examples(rows),
         "creator_notes": "Made from a script. The persona is the one that the adapter was trained with.",
         "system_prompt": "",
         "post_history_instructions": "",
@@ -61,24 +64,40 @@ def make_cards(card: Card, rows: Sequence[Row], lore: Sequence[Item]) -> dict[st
 # --- what she says
 
 
-def greeting(card: Card, rows: Iterable[Row]) -> str:
+def unnamed(row: Row, card: Card) -> Row:
+    """The row with {{user}} where its dialogue calls him by name; `card` is the data set's."""
+    called = whole(name_in(row, card))
+    messages = [{**message, "content": called.sub(lambda _: USER, message["content"])} for message in row["messages"]]
+    return {**row, "messages": messages}
+
+
+def name_in(row: Row, card: Card) -> str:
+    """The user's name in a row, drawn or the script's own: it stands in the system turn where the persona has it."""
+    partner = card["partner"]
+    first, *others = map(re.escape, whole(partner).split(fill_persona(card["persona"], partner)))
+    pattern = f"{first}(?P<name>.+){'(?P=name)'.join(others)}" if others else first
+    found = re.fullmatch(pattern, row["messages"][0]["content"])
+    return found["name"] if found and others else partner
+
+
+def greeting(character: str, rows: Iterable[Row]) -> str:
     """The first scene that she opens, with the narration before it; else a hello."""
     for row in rows:
         user, hers = (message["content"] for message in row["messages"][1:3])
         narrated = all(line.startswith("（") for line in user.splitlines())
-        if narrated and len(hers) in GREETING and card["partner"] not in user:
-            return f"{user}\n{hers}".replace(card["partner"], USER)
-    return f"（{card['character']}看着{USER}。）\n……{USER}？"
+        if narrated and len(hers) in GREETING and USER not in user:
+            return f"{user}\n{hers}"
+    return f"（{character}看着{USER}。）\n……{USER}？"
 
 
-def examples(card: Card, rows: Iterable[Row]) -> str:
+def examples(rows: Iterable[Row]) -> str:
     """The first rounds of long dialogues, where all her turns there were learned and no turn is a speech."""
     openings = [(len(row["messages"]), row["id"], row["messages"][1 : 1 + 2 * EXAMPLE_ROUNDS]) for row in rows]
     fitting = [opening for opening in openings if all(map(exemplary, opening[2]))]
     longest = sorted(fitting, key=lambda opening: (-opening[0], opening[1]))[:EXAMPLES]
     names = {"user": USER, "assistant": CHARACTER}
     texts = ["\n".join(f"{names[turn['role']]}: {turn['content']}" for turn in turns) for _, _, turns in longest]
-    return "\n".join(f"<START>\n{text}" for text in texts).replace(card["partner"], USER)
+    return "\n".join(f"<START>\n{text}" for text in texts)
 
 
 def exemplary(message: Mapping[str, Any]) -> bool:

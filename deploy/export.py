@@ -52,12 +52,13 @@ def export_ollama(adapter: Path, out: Path) -> str:
 
 def export_card(adapter: Path, out: Path) -> str:
     """The character card, from what the adapter says and, where they are there, its data set and lore."""
-    from deploy.cards import make_cards, write_cards
+    from deploy.cards import make_cards, unnamed, write_cards
 
     check_adapter(adapter)
     card = read_object(adapter / CARD)
-    own = (DATASET / CARD).is_file() and read_object(DATASET / CARD)["character"] == card["character"]
-    rows = list(read_jsonl(DATASET / "train.jsonl")) if own else []
+    data = read_object(DATASET / CARD) if (DATASET / CARD).is_file() else {}
+    own = data.get("character") == card["character"]
+    rows = [unnamed(row, data) for row in read_jsonl(DATASET / "train.jsonl")] if own else []
     cards = make_cards(card, rows, work_lore() if own else [])
     write_cards(cards, file_name(card["character"]), out)
     count = len(cards["v3"]["data"]["character_book"]["entries"])

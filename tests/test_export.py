@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.request
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +21,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import deploy.export
 import deploy.llama_cpp
-from deploy.cards import EXAMPLES, greeting, keys_in, make_cards, names, png, write_cards
+from deploy.cards import EXAMPLES, greeting, keys_in, make_cards, name_in, names, png, unnamed, write_cards
 from deploy.export import TARGETS, export_card, export_gguf, export_merged, export_ollama, export_wpack, file_name
 from deploy.llama_cpp import convert, go_template, modelfile, quoted
 from deploy.merged import merge
 from deploy.vllm import command
 from stages.base_model import load_base
 from stages.conversation import encode, fill_persona
+from stages.format import FormatParams
+from stages.format import rows as format_rows
 from stages.inference import load_character
 from stages.lore import Answers, Fact, Passage, read_lore
-from stages.records import InputError, write_json, write_jsonl
+from stages.messages import Card as FormatCard
+from stages.records import Dialogue, InputError, write_json, write_jsonl
 from stages.train import save_adapter
 from stages.trust import read_object
 from tests.compatibility import BAICHUAN, baichuan_checkpoint
@@ -192,12 +195,12 @@ LORE = [
 ]
 
 
-def rows(*dialogues):
+def rows(*dialogues, name="夏生"):
     return [
         {
             "id": str(number),
             "messages": [
-                {"role": "system", "content": "你是亚托莉。"},
+                {"role": "system", "content": fill_persona(PERSONA, name)},
                 *(
                     {
                         "role": ("user", "assistant")[place % 2],
@@ -212,16 +215,51 @@ def rows(*dialogues):
     ]
 
 
+def without_names(data, card=CARD):
+    return [unnamed(row, card) for row in data]
+
+
+def test_a_name_in_latin_letters_is_left_alone_within_a_word():
+    card = {**CARD, "partner": "Al"}
+    (row,) = without_names(rows(["Also, take the Album.", "Al's Album, Al!"], name="Al"), card)
+    assert [message["content"] for message in row["messages"][1:]] == [
+        "Also, take the Album.",
+        "{{user}}'s Album, {{user}}!",
+    ]
+
+
+def test_the_name_that_was_drawn_for_a_dialogue_is_the_one_that_goes():
+    data = rows(["小满在吗？", "小满先生！"], name="小满") + rows(["早。", "早，Al+！小满呢？"], name="Al+")
+    said = make_cards(CARD, without_names(data), [])["v2"]["data"]["mes_example"]
+    assert "{{user}}: {{user}}在吗？\n{{char}}: {{user}}先生！" in said
+    assert "{{char}}: 早，{{user}}！小满呢？" in said, "there 小满 is somebody else"
+
+
+@pytest.mark.parametrize(
+    ("persona", "name"),
+    [
+        ("你叫他{user}，{user}叫你亚托莉。", "小满"),
+        ("夏生是她的朋友，她叫他{user}。", "小满"),
+        ("你是高性能的机器人（*^_^*）。", "夏生"),
+    ],
+)
+def test_the_name_is_read_off_the_system_turn_as_format_wrote_it(persona, name):
+    params = FormatParams("raw", "opening", "vary", [name], "off", 0.0, 0)
+    card = FormatCard("亚托莉", "夏生", "夏生", persona, "opening")
+    (row,) = format_rows([Dialogue("a", "a.rpy", "a", "a", "train", ())], "train", card, params)
+    assert name_in(row, asdict(card)) == name
+
+
 def test_the_greeting_is_a_scene_that_she_opens():
     data = rows(["早。", "早上好，夏生先生！"], ["（下雪了。）", "夏生先生，下雪了！快起来！"])
-    assert greeting(CARD, data) == "（下雪了。）\n{{user}}先生，下雪了！快起来！"
-    assert "{{user}}" in greeting(CARD, [])
+    assert greeting("亚托莉", without_names(data)) == "（下雪了。）\n{{user}}先生，下雪了！快起来！"
+    assert "{{user}}" in greeting("亚托莉", [])
 
 
 def test_examples_name_no_partner_and_leave_out_what_was_not_learned():
     data = rows(["早。", "早上好，夏生先生！", "走吧。", "好！"], ["嗯。", "嗯！"])
     data[1]["messages"][2]["learn"] = False
-    said = make_cards(CARD, data, [])["v2"]["data"]["mes_example"]
+    said = make_cards(CARD, without_names(data), [])["v2"]["data"]["mes_example"]
     assert said == "<START>\n{{user}}: 早。\n{{char}}: 早上好，{{user}}先生！\n{{user}}: 走吧。\n{{char}}: 好！"
     many = make_cards(CARD, rows(*[["早。", "早！"]] * 9), [])["v2"]["data"]["mes_example"]
     assert many.count("<START>") == EXAMPLES
@@ -315,6 +353,9 @@ def test_a_card_needs_no_repository_and_uses_one_where_it_is_hers(folder, tmp_pa
     write_jsonl(Path("processed/dataset/train.jsonl"), rows(["（下雪了。）", "下雪了！快起来看呀！"]))
     export_card(Path("adapter"), Path("out"))
     assert "快起来看呀" in Path("out/亚托莉.v2.json").read_text(encoding="utf-8")
+    write_jsonl(Path("processed/dataset/train.jsonl"), rows(["早。", "早，小满！"], name="小满"))
+    export_card(Path("adapter"), Path("out"))
+    assert "早，{{user}}！" in Path("out/亚托莉.v2.json").read_text(encoding="utf-8"), "the data set's own name"
     write_json(Path("processed/dataset/character.json"), {**CARD, "character": "真帆"})
     export_card(Path("adapter"), Path("out"))
     assert "快起来看呀" not in Path("out/亚托莉.v2.json").read_text(encoding="utf-8"), "another one's data set"
