@@ -6,15 +6,15 @@ which scenes are held out. Every line is used once or left out for a named reaso
 
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import groupby, pairwise
+from itertools import combinations, groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.cli import run
-from stages.duplicates import near_duplicate_groups
+from stages.duplicates import find, near_duplicate_groups, unite
 from stages.formats.marks import DATE
 from stages.params import load_params
 from stages.records import SPLITS, Dialogue, InputError, Line, Piece, Turn, as_row, read_lines, write_json, write_jsonl
@@ -27,6 +27,9 @@ REPORT = Path("reports/filter.json")
 DAY = re.compile(rf"{DATE.pattern}|\d{{1,2}}[/.\-]\d{{1,2}}[/.\-]\d{{4}}")  # or with the year at the end
 LONG_SCENE = 4  # times filter.scene_lines; the split cannot hold out a part of a scene, so a longer one is cut
 UNKNOWN = "？"  # who speaks, where nobody could tell
+LONG_LINE = 8  # characters; two scenes may well share a shorter line by chance
+SHARED = 0.15  # of the smaller scene's long lines, by their characters; more of them in both is one passage
+COMMON = 8  # scenes; what more of them have is a phrase of the script
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,34 @@ def unite_groups(splits: list[str], groups: list[int]) -> list[str]:
     return [split if len(members[group]) == 1 else "train" for split, group in zip(splits, groups, strict=True)]
 
 
+def unite_overlaps(scenes: list[Scene], groups: list[int], params: FilterParams) -> list[int]:
+    """The groups, joined where scenes share long lines: made scenes of a passage told twice begin elsewhere in it."""
+    long = [long_lines(scene, params) for scene in scenes]
+    parent = list(groups)
+    for (a, b), characters in shared_characters(long).items():
+        if characters >= SHARED * min(sum(map(len, long[scene])) for scene in (a, b)):
+            unite(parent, a, b)
+    return [find(parent, scene) for scene in range(len(scenes))]
+
+
+def long_lines(scene: Scene, params: FilterParams) -> set[str]:
+    leads = (params.character, params.partner)
+    return {line.text for line in scene.lines if line.speaker in leads and len(line.text) >= LONG_LINE}
+
+
+def shared_characters(texts: list[set[str]]) -> Counter[tuple[int, int]]:
+    """Pairs of scenes -> how many characters their common lines have."""
+    scenes_with: defaultdict[str, list[int]] = defaultdict(list)
+    for scene, lines in enumerate(texts):
+        for line in lines:
+            scenes_with[line].append(scene)
+    shared: Counter[tuple[int, int]] = Counter()
+    for line, scenes in scenes_with.items():
+        for both in combinations(scenes, 2) if len(scenes) <= COMMON else ():
+            shared[both] += len(line)
+    return shared
+
+
 # --- the stage
 
 LEAST = {"scene_lines": 1, "scene_narration": 0, "narration_gap": 0, "min_turns": 1, "exam_train_dialogues": 0}
@@ -309,7 +340,7 @@ def plan(lines: list[Line], params: FilterParams) -> list[Planned]:
     check_leads(lines, params)
     scenes = list(split_scenes(lines, params))
     groups = near_duplicate_groups([spoken(scene, params) for scene in scenes], params.near_duplicate)
-    splits = unite_groups(assign_splits(scenes, params), groups)
+    splits = unite_groups(assign_splits(scenes, params), unite_overlaps(scenes, groups, params))
     return [Planned(*row) for row in zip(scenes, (scenes[group].id for group in groups), splits, strict=True)]
 
 

@@ -18,6 +18,7 @@ from stages.filter import (
     plan,
     split_scenes,
     unite_groups,
+    unite_overlaps,
 )
 from stages.records import InputError, Line
 
@@ -264,6 +265,26 @@ def test_a_scene_copied_onto_another_route_never_stands_on_both_sides():
         groups.setdefault(dialogue.group, set()).add(dialogue.split)
     assert all(len(splits) == 1 for splits in groups.values())
     assert len({d.group for d in dialogues if d.scene in ("copy", held_out.name)}) == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_passage_told_twice_in_a_text_without_scenes_is_never_on_both_sides(seed):
+    lines, params = talk(4000, ""), replace(PARAMS, seed=seed)
+    told = [*lines[:2037], *lines[400:800], *lines[2037:]]  # blocks of 80 lines, of which 37 and 43 are shared
+    dialogues, _ = build_dialogues(plan([replace(line, line=n) for n, line in enumerate(told, 1)], params), params)
+    said = {True: set(), False: set()}
+    for dialogue in dialogues:
+        said[dialogue.split == "train"] |= {piece.text for turn in dialogue.turns for piece in turn.lines}
+    assert said[False] and not said[True] & said[False]
+    assert all(dialogue.id.startswith(dialogue.group) for dialogue in dialogues), "no two scenes are near duplicates"
+
+
+def test_short_lines_and_phrases_of_the_whole_script_join_no_scenes():
+    hers = ["早。", "我可是高性能的机器人哦！"]
+    lines = [replace(line, scene=str(n)) for n in range(9) for line in script(*[("她", text) for text in hers])]
+    scenes = list(split_scenes(lines, PARAMS))
+    assert unite_overlaps(scenes, list(range(9)), PARAMS) == list(range(9))
+    assert unite_overlaps(scenes[:8], list(range(8)), PARAMS) == [0] * 8
 
 
 def test_a_group_on_both_sides_goes_to_train():
