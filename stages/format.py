@@ -35,6 +35,7 @@ DATASET = Path("processed/dataset")
 PROBES = Path("processed/probes.jsonl")
 GENERIC_PROBES = Path("stages/probes.yaml")
 LATIN = "[A-Za-zÀ-ɏḀ-ỿ]"
+PRONOUNS = ("i", "me", "you", "わたし", "あたし", "ぼく", "おれ")
 PROBE_KEYS = ("id", "kind", "ask", "expect", "claim", "forbid", "right", "wrong", "user_name")
 PROBE_DEFAULTS = {"forbid": [], "right": None, "wrong": [], "user_name": None}
 
@@ -89,13 +90,24 @@ def make_card(params: FormatParams, character: str, partner: str, dialogues: lis
         hers, his = (lines_of(dialogues, speaker) for speaker in (character, partner))
         persona = make_persona(character, hers, his)
         print(f"format: {why_made(Path(params.work), character, partner)}; made one from her lines")
-    if params.user_name == "vary" and "{user}" not in persona:
+    if params.user_name == "vary":
+        check_varied(f"{params.work}: the persona of {character}", persona, partner)
+    return Card(character, partner, partner, neutralise(persona), params.narration)
+
+
+def check_varied(where: str, persona: str, partner: str) -> None:
+    """The persona must state the user's name, and the partner's must stand for him alone wherever it stands."""
+    if "{user}" not in persona:
         raise InputError(
-            f"{params.work}: the persona of {character}: expected a place for the user's name, which "
-            "`format.user_name: vary` needs, found no {user}\n"
+            f"{where}: expected a place for the user's name, which `format.user_name: vary` needs, found no {{user}}\n"
             "hint: add a sentence such as 和你说话的人叫{user}。"
         )
-    return Card(character, partner, partner, neutralise(persona), params.narration)
+    if (len(partner) == 1 and not re.match(LATIN, partner)) or partner.casefold() in PRONOUNS:
+        raise InputError(
+            f"params.yaml: `format.user_name: vary` replaces the name of `filter.partner` in the text: expected "
+            f"one that is no pronoun and no part of other words, got {partner!r}\n"
+            "hint: `format.user_name: keep`"
+        )
 
 
 def read_persona(work: Path, character: str, partner: str) -> str | None:

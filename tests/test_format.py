@@ -146,6 +146,21 @@ def test_vary_needs_a_place_for_the_name(tmp_path):
         make_card(replace(PARAMS, work=str(tmp_path), user_name="vary"), "亚托莉", "夏生", [])
 
 
+@pytest.mark.parametrize("partner", ["我", "光", "I", "You", "ぼく"])
+def test_vary_refuses_a_partner_whose_name_is_a_pronoun_or_a_part_of_words(tmp_path, partner):
+    (tmp_path / "persona.md").write_text("你是亚托莉。和你说话的人叫{user}。", encoding="utf-8")
+    params = replace(PARAMS, work=str(tmp_path))
+    assert make_card(params, "亚托莉", partner, []).partner == partner, "kept, it does no harm"
+    with pytest.raises(InputError, match=f"got '{partner}'\nhint: `format.user_name: keep`"):
+        make_card(replace(params, user_name="vary"), "亚托莉", partner, [])
+
+
+@pytest.mark.parametrize("partner", ["夏生", "Al", "X"])
+def test_vary_takes_a_name_that_is_a_word(tmp_path, partner):
+    (tmp_path / "persona.md").write_text("你是亚托莉。和你说话的人叫{user}。", encoding="utf-8")
+    assert make_card(replace(PARAMS, work=str(tmp_path), user_name="vary"), "亚托莉", partner, []).partner == partner
+
+
 @pytest.mark.parametrize("names", [[1, 2], [""], [None]])
 def test_user_names_that_are_none_are_refused(names):
     with pytest.raises(InputError, match=r"`format.user_names`: expected a list of names, got .*\nhint: quotes around"):
