@@ -137,6 +137,20 @@ def check_aliases(aliases: Any) -> None:
                 f"params.yaml: `extract.aliases`: expected a list of names under {name}, got {others!r}\n"
                 f"hint: {name}: [] if there are none, and quotes around a number"
             )
+    check_owners(aliases)
+
+
+def check_owners(aliases: dict[str, list[str]]) -> None:
+    """What the script calls a person must lead to one name. Raises InputError."""
+    owner: dict[str, str] = {}
+    for name, others in aliases.items():
+        for alias in map(fold, (name, *others)):
+            if owner.setdefault(alias, name) != name:
+                raise InputError(
+                    f"params.yaml: `extract.aliases`: expected {alias} under one name, "
+                    f"got it under {owner[alias]} and {name}\n"
+                    "hint: the aliases of one file, under `extract.files`, may give it to another"
+                )
 
 
 # --- names

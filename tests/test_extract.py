@@ -142,6 +142,11 @@ def test_a_bad_pattern_names_the_alias() -> None:
         ({"aliases": {"夏生": "夏声"}}, r"expected a list of names under 夏生, got '夏声'"),
         ({"aliases": {"权藏": None}}, "hint: 权藏: \\[\\] if there are none"),
         ({"aliases": {"夏生": [404]}}, "quotes around a number"),
+        (
+            {"aliases": {"亚托莉": ["少女", "？？？"], "水菜萌": ["???"]}},
+            r"\?\?\? under one name, got it under 亚托莉 and 水",
+        ),
+        ({"aliases": {"亚托莉": ["少女"], "少女": ["机器人"]}}, "少女 under one name, got it under 亚托莉 and 少女"),
         ({"files": {"a.txt": {"encodng": "gbk"}}}, "expected format, encoding, aliases under 'a.txt'"),
         ({"files": {"a.txt": {"aliases": {"夏生": "夏声"}}}}, "expected a list of names under 夏生"),
     ],
