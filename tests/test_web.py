@@ -73,7 +73,7 @@ def address(folder):
     stop(process)
 
 
-def make_browser(language="zh-CN", *arguments):
+def make_browser(language="zh-CN", *arguments, **prefs):
     from selenium import webdriver
 
     found = [shutil.which(name) for name in ("chromium", "chromedriver")]
@@ -85,7 +85,7 @@ def make_browser(language="zh-CN", *arguments):
     options.binary_location = found[0]
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--lang={language}", *arguments):
         options.add_argument(argument)
-    options.add_experimental_option("prefs", {"intl.accept_languages": language})
+    options.add_experimental_option("prefs", {"intl.accept_languages": language, **prefs})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     return webdriver.Chrome(options, webdriver.ChromeService(found[1]))
 
@@ -219,6 +219,34 @@ def test_a_reply_is_stopped_and_what_was_said_stays(visitor):
     visitor.wait(lambda: not visitor.find(".writing"), "the end")
     assert visitor.browser.execute_script("return window.pressed") == "停下"
     assert visitor.texts()[1] and visitor.find("#send")[0].text == "发送"
+
+
+@pytest.mark.slow
+def test_the_enter_that_chooses_a_word_in_an_input_method_sends_nothing(visitor):
+    visitor.answer("小满")
+    visitor.find("#words")[0].send_keys("zao")
+    for how in ({"isComposing": True}, {"keyCode": 229}):  # Chromium and Firefox; Safari
+        visitor.browser.execute_script(
+            "document.getElementById('words').dispatchEvent(new KeyboardEvent('keydown', arguments[0]))",
+            {"key": "Enter", **how},
+        )
+    assert visitor.texts() == [] and visitor.find("#words")[0].get_attribute("value") == "zao"
+    visitor.say("")
+    assert visitor.texts()[0] == "zao", "the next Enter sends"
+
+
+@pytest.mark.slow
+def test_the_page_works_where_the_browser_keeps_nothing(address):
+    browser = make_browser(**{"profile.default_content_setting_values.cookies": 2})
+    try:
+        visitor = Visitor(browser, address)
+        looked = "try { return Boolean(window.localStorage) } catch (error) { return error.name }"
+        assert browser.execute_script(looked) == "SecurityError", "site data is blocked"
+        visitor.answer("小满")
+        visitor.say("你是谁？")
+        assert "叫你小满" in visitor.seen() and len(visitor.texts()) == 2
+    finally:
+        browser.quit()
 
 
 @pytest.mark.slow
