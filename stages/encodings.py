@@ -50,6 +50,7 @@ ANY_BYTES = frozenset(
     ("gb18030", "gbk", "gb2312", "big5", "big5hkscs", "cp950", "cp932", "shift_jis", "euc_jp", "euc_kr", "cp949")
 )
 HALFWIDTH_KANA = re.compile("[\uff61-\uff9f]{2,}")
+HIRAGANA = re.compile("[ぁ-ゖ]")
 NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f\ufffd\ue000-\uf8ff]")
 NOT_ASCII = re.compile("[^\x00-\x7f]")
 SUSPECT = re.compile(
@@ -191,9 +192,14 @@ def _sample(data: bytes) -> bytes:
 
 def _share(text: str, habitual: re.Pattern[str]) -> float:
     foreign = len(NOT_ASCII.findall(text)) or 1
-    kana = sum(map(len, HALFWIDTH_KANA.findall(text)))
-    wrong = 5 * len(NOT_TEXT.findall(text)) + 2 * kana
+    wrong = 5 * len(NOT_TEXT.findall(text)) + 2 * _misread_kana(text)
     return (len(habitual.findall(text)) - wrong) / foreign
+
+
+def _misread_kana(text: str) -> int:
+    """Half-width kana that stand together; none where they are the names of a Japanese text, which has hiragana."""
+    kana = sum(map(len, HALFWIDTH_KANA.findall(text)))
+    return kana if kana > 2 * len(HIRAGANA.findall(text)) else 0
 
 
 def _decode(name: str, data: bytes, encoding: str) -> tuple[str, tuple[BadByte, ...]]:
@@ -234,10 +240,12 @@ def _undecodable(name: str, encoding: str, first: BadByte) -> str:
 
 def _verify(name: str, text: str, encoding: str) -> None:
     """Refuse text that no person wrote: control and private-use characters, runs of half-width kana."""
-    wrong = len(NOT_TEXT.findall(text)) + sum(map(len, HALFWIDTH_KANA.findall(text))) // 4
+    kana = _misread_kana(text)
+    wrong = len(NOT_TEXT.findall(text)) + kana // 4
     if wrong * 50 <= len(text):
         return
-    first = min(match.start() for pattern in (NOT_TEXT, HALFWIDTH_KANA) if (match := pattern.search(text)))
+    patterns = (NOT_TEXT, HALFWIDTH_KANA) if kana else (NOT_TEXT,)
+    first = min(match.start() for pattern in patterns if (match := pattern.search(text)))
     offset, line = len(text[:first].encode(encoding, "replace")), 1 + text.count("\n", 0, first)
     got = f"{wrong} characters that text does not have, the first {text[first]!r} near byte {offset} (line {line})"
     raise InputError(f"{name}: expected script text, got, read as {encoding}, {got}\n{HINT}")

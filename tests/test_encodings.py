@@ -130,6 +130,22 @@ def test_a_wrong_forced_encoding_that_decodes_fails_the_check() -> None:
         decode("a.txt", JAPANESE.encode("cp932"), forced="gb18030")
 
 
+NAMES_IN_KANA = "ﾅﾂｵ：おはよう。\nｱﾄﾘ：はい、夏生さん！\nﾅﾂｵ：霧が濃いな。\nｱﾄﾘ：船は来ませんね。\n" * 12
+
+
+@pytest.mark.parametrize("forced", ["auto", "itself"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp932"])
+def test_names_in_halfwidth_kana_are_good_text(encoding: str, forced: str) -> None:
+    data = NAMES_IN_KANA.encode(encoding)
+    assert decode("a.txt", data, forced=encoding if forced == "itself" else forced).text == NAMES_IN_KANA
+
+
+def test_chinese_that_was_saved_as_halfwidth_kana_is_refused() -> None:
+    data = "少人在等\n不怕\n".encode("gbk").decode("cp932").encode() * 20
+    with pytest.raises(InputError, match=r"read as utf-8, 60 characters that text does not have, the first 'ﾉ' near"):
+        decode("a.txt", data)
+
+
 def test_a_binary_file_is_refused_where_it_begins_to_be_one() -> None:
     with pytest.raises(InputError, match=r"a\.txt: expected "):
         decode("a.txt", bytes(range(256)) * 40)
