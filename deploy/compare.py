@@ -240,19 +240,19 @@ def table(runs: Sequence[Run], settings: Sequence[Setting], baseline: str, split
     names = {one.name for one in settings}
     pairs = [(one.name, baseline) for one in settings if one.name != baseline]
     pairs += [(one.name, one.control) for one in settings if one.control in names]
-    gaps = dict(zip(pairs, adjusted([gap(runs, *pair, split) for pair in pairs]), strict=True))
+    gaps = dict(zip(pairs, adjusted([gap(runs, *pair, split, len(pairs)) for pair in pairs]), strict=True))
     return [
         make_row(runs, one, gaps.get((one.name, baseline)), gaps.get((one.name, one.control)), split)
         for one in settings
     ]
 
 
-def gap(runs: Sequence[Run], one: str, other: str, split: str) -> Difference:
-    """One setting minus another on the core turns of a split."""
+def gap(runs: Sequence[Run], one: str, other: str, split: str, comparisons: int) -> Difference:
+    """One setting minus another on the core turns of a split, as one of so many comparisons."""
     (bits, characters), (others, _) = (bits_of(runs, name, split, core=True) for name in (one, other))
     if not characters.sum():
         raise InputError(f"compare: no core turns in the {split} split\nhint: larger `filter.{split}_share`")
-    return difference(bits, others, characters, DRAWS, DRAW_SEED)
+    return difference(bits, others, characters, DRAWS, DRAW_SEED, comparisons)
 
 
 def make_row(
@@ -269,7 +269,7 @@ def make_row(
         against_baseline=baseline,
         against_control=control,
         figures=figures(own),
-        verdict=verdict(baseline, control) if baseline else "baseline",
+        verdict=verdict(baseline, control, setting.control is not None) if baseline else "baseline",
     )
 
 

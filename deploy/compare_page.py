@@ -24,9 +24,9 @@ line { stroke: currentColor; } .zero { stroke-dasharray: 3 3; opacity: .5; } .co
 NOTES = """
 <p>Bits per character, lower is better. <b>core</b>: validation turns that no rule on form, filler or language would
 touch, the same ones for every setting; the choice is made on them. <b>all</b>: all validation turns. Differences
-stand with their 95 % interval (bootstrap over trainings and scenes) and with Holm's p over all differences of the
-table. A gain counts only if it is also one over the control, which drops as many lines at random. Voice, ranking and
-failure rates are of the replies to the test split: they warn, they do not choose.</p>
+stand with their 95 % interval (over trainings and scenes, as wide as so few of them ask: Student's t) and with Holm's p
+over all differences of the table. A gain counts only if it is also one over the control, which drops as many lines at
+random. Voice, ranking and failure rates are of the replies to the test split: they warn, they do not choose.</p>
 """
 
 

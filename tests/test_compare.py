@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
+from scipy.stats import t
 
 from deploy.adapters import resolve
 from deploy.compare import (
@@ -58,16 +59,63 @@ def test_bits_per_character_are_sums_over_sums_averaged_over_seeds():
 def test_a_constant_gain_has_no_spread():
     characters = np.array([10.0, 20.0, 30.0])
     one = difference(np.zeros((3, 3)), np.tile(characters, (3, 1)), characters, 1000, 1)
-    assert (one.estimate, one.low, one.high, one.by_seed) == (-1, -1, -1, (-1, -1, -1))
+    assert (one.estimate, one.by_seed) == (-1, (-1, -1, -1))
+    assert (one.low, one.high) == pytest.approx((-1, -1))
     assert one.p == 2 / 1001 and one.detectable == pytest.approx(0, abs=1e-12)
 
 
-def test_the_draws_follow_the_binomial_of_two_scenes():
-    """Gaps of -1 and +1 a character over two equal scenes: -1, 0, 1 in a quarter, a half, a quarter of the draws."""
-    one = difference(np.array([[-1.0, 1.0]]), np.zeros((1, 2)), np.ones(2), 40_000, 1)
-    assert (one.estimate, one.low, one.high) == (0, -1, 1)
-    assert one.p == 1
-    assert one.detectable == pytest.approx(2.8 * np.sqrt(0.5), rel=0.01)
+@pytest.mark.parametrize("count", [3, 15])
+@pytest.mark.parametrize("comparisons", [1, 12])
+def test_seeds_alone_or_scenes_alone_spread_as_students_t_says(count, comparisons):
+    values = np.random.default_rng(1).normal(0, 0.03, count)
+    error = values.std(ddof=1) / np.sqrt(count)
+    for gaps in (values[:, None], values[None, :]):
+        one = difference(gaps, np.zeros_like(gaps), np.ones(gaps.shape[1]), 200_000, 1, comparisons)
+        assert (one.high - one.low) / 2 == pytest.approx(t.ppf(0.975, count - 1) * error, rel=0.03)
+        assert one.detectable == pytest.approx(2.8 / 1.96 * t.ppf(1 - 0.025 / comparisons, count - 1) * error, rel=0.1)
+
+
+def null_gaps(rng: np.random.Generator, of_seeds: float, of_scenes: float, base: np.ndarray | float = 0) -> np.ndarray:
+    """Three trainings over fifteen scenes, of a setting that is no better than another."""
+    return rng.normal(0, of_seeds, (3, 1)) + rng.normal(0, of_scenes, (1, 15)) - base
+
+
+NO_GAIN = [(0, 0.03), (0.01, 0.03), (0.03, 0.03), (0.03, 0.003)]
+
+
+@pytest.mark.parametrize(("of_seeds", "of_scenes"), NO_GAIN)
+def test_an_interval_holds_the_truth_as_often_as_it_says_also_of_three_trainings(of_seeds, of_scenes):
+    rng, tries = np.random.default_rng(2), 500
+    found = [
+        difference(null_gaps(rng, of_seeds, of_scenes), np.zeros((3, 15)), np.ones(15), 1000, seed)
+        for seed in range(tries)
+    ]
+    noise = 2 * np.sqrt(0.95 * 0.05 / tries)
+    assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.95 - noise
+    assert np.mean([shows(one) is not None for one in found]) <= 0.05 + noise
+
+
+@pytest.mark.parametrize(("of_seeds", "of_scenes"), NO_GAIN)
+def test_a_table_without_a_gain_seldom_shows_one(of_seeds, of_scenes):
+    """Eight settings against one baseline: Holm needs p values that are right far below 0.05."""
+    rng, tries = np.random.default_rng(3), 100
+    found = 0
+    for seed in range(tries):
+        base = null_gaps(rng, of_seeds, of_scenes)
+        gaps = [null_gaps(rng, of_seeds, of_scenes, base) for _ in range(8)]
+        row = adjusted([difference(one, np.zeros((3, 15)), np.ones(15), 2000, seed, 8) for one in gaps])
+        found += any(shows(one) for one in row)
+    assert found / tries <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / tries)
+
+
+@pytest.mark.parametrize("comparisons", [1, 8])
+@pytest.mark.parametrize(("of_seeds", "of_scenes"), NO_GAIN)
+def test_a_gain_that_would_have_been_shown_is_shown_in_most_cases(of_seeds, of_scenes, comparisons):
+    rng, zero = np.random.default_rng(4), np.zeros((3, 15))
+    drawn = [null_gaps(rng, of_seeds, of_scenes) for _ in range(100)]
+    reach = np.median([difference(one, zero, np.ones(15), 2000, 1, comparisons).detectable for one in drawn])
+    found = [difference(one - reach, zero, np.ones(15), 2000, 1, comparisons) for one in drawn]
+    assert np.mean([shows(one._replace(p=one.p * comparisons)) == "better" for one in found]) >= 0.65
 
 
 def test_more_seeds_do_not_make_up_for_few_scenes():
@@ -118,7 +166,15 @@ def test_a_difference_shows_if_it_is_beyond_chance_in_every_training():
     ],
 )
 def test_a_verdict_in_words(baseline, control, words):
-    assert verdict(baseline, control) == words
+    assert verdict(baseline, control, controlled=control is not None) == words
+
+
+def test_a_gain_whose_control_did_not_finish_is_not_called_one_of_the_cleaning():
+    assert verdict(gap(-0.2, 0.01), None, controlled=True) == "better than the baseline; its control did not finish"
+    plan = made_plan("standard")
+    runs = [one for one in runs_of(plan, {"standard": 0.1}) if one.setting != "standard (control)" or one.seed > 1]
+    result = compare(runs, plan)
+    assert result.rows[1].verdict == result.test.verdict == "better than the baseline; its control did not finish"
 
 
 # --- made-up runs
