@@ -23,7 +23,8 @@ LOST = ("\ufffd", "锟斤拷")
 INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")
 ENGINE_TAGS = "a|alpha|alt|art|b|color|cps|fast|font|i|image|k|nw|outlinecolor|p|plain|rb|rt|s|size|space|u|vspace|w"
 TAG = re.compile(
-    rf"\{{/?(?:{ENGINE_TAGS})(?:=[^{{}}]*)?\}}|\[(?:r|l|p|cm|er|lr|plc|ruby [^\[\]]*)\]"
+    rf"\{{(?:/(?:{ENGINE_TAGS})|(?:{ENGINE_TAGS})=[^{{}}]*|nw|fast)\}}|\{{({ENGINE_TAGS})\}}(?=(?s:.*)\{{/\1\}})"
+    r"|(?<=[，。！？…—,.!?])\{[wp]\}|\{[wp]\}\s*$|\[(?:r|l|p|cm|er|lr|plc|ruby [^\[\]]*)\]"
     r"|<r[tp]>[^<>]*</r[tp]>|</?(?:b|big|br|center|color|em|font|i|rb|ruby|s|size|small|span|strong|u)"
     r"(?:=[^<>]*|\s+[\w-]+=[^<>]*|\s*/)?>",
     re.IGNORECASE,
@@ -74,7 +75,8 @@ def drop_broken(text: str) -> str | None:
 
 
 def strip_tags(text: str) -> str | None:
-    """Markup that the reader's format does not define: {i}…{/i}, <br>, [r]; {name} is a variable and stays."""
+    """Markup that the reader's format does not define: {i}…{/i}, <br>, [r]; {name} is a variable and stays, as do
+    an {i} that nothing closes and a {p} amid words: `[i]` and `[p]` of a Ren'Py script come as these."""
     return _cut_out(TAG, text) if "{" in text or "<" in text or "[" in text else text
 
 

@@ -153,6 +153,7 @@ def test_patterns_do_not_explode():
         "-h" * 3000,
         "うあ" * 3000,
         "啊呀" * 3000 + "好",
+        "{i}" * 500,
     ):
         for rule in RULES.values():
             rule(text)
