@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from deploy.compare_page import write_page
-from deploy.experiments import Plan, Run, Setting, inputs, refuse_untracked, run_all, say, yaml
+from deploy.experiments import Plan, Run, Setting, inputs, refuse_untracked, run_all, say, with_overrides, yaml
 from deploy.paired import Difference, adjusted, difference, per_character, verdict
 from stages.cli import run
 from stages.params import PARAMS, read_section
@@ -29,6 +29,8 @@ from stages.records import InputError
 PAGE = Path("reports/compare.html")
 FILTER_REPORT = Path("reports/filter.json")
 STRATEGY, CONTROL = "denoise.strategy", "denoise.control"
+STEPS = "train.max_steps"
+OWN_STEPS = ("train.epochs", STEPS)  # parameters that give each of their values its own count of steps
 DRAWS, DRAW_SEED = 10_000, 20240401
 MAY_DIFFER = {"adapter_sha256", "base_model", "revision"}  # the last two are parameters, and compared as such
 RATES = ("swearing", "weapon", "language", "hardware", "filler", "role")
@@ -83,18 +85,28 @@ def settings_of_values(parameter: str, values: Sequence[str]) -> list[Setting]:
 def make_plan(options: argparse.Namespace) -> Plan:
     """The settings, the seeds, and equal optimiser steps without early stopping."""
     if options.over and options.over != STRATEGY:
-        settings = settings_of_values(options.over, split(options.values, "--values"))
+        settings = settings_of_values(options.over, listed(options.values, "--values"))
     else:
         names = options.values or options.strategies
-        settings = settings_of_strategies(split(names, "--strategies") if names else strategies())
+        settings = settings_of_strategies(listed(names, "--strategies") if names else strategies())
     if len(settings) < 2:
         raise InputError("compare: expected at least two settings\nhint: --strategies light,standard")
     shared = {"train.patience": 0, **dict(parse_override(text) for text in options.set)}
     varied = frozenset(key for setting in settings for key in setting.overrides)
     refuse_unknown({**setting.overrides, **shared} for setting in settings)
-    if options.over not in ("train.epochs", "train.max_steps"):
-        shared["train.max_steps"] = options.steps or steps_without_cleaning()
+    refuse_two_counts(options, shared)
+    if options.over not in OWN_STEPS:
+        shared[STEPS] = options.steps or shared.get(STEPS) or steps_without_cleaning(shared)
     return Plan(settings, list(range(1, options.seeds + 1)), shared, varied | {"train.seed", "denoise.seed"})
+
+
+def refuse_two_counts(options: argparse.Namespace, shared: dict[str, Any]) -> None:
+    """Raise InputError where the command line says twice how many optimiser steps a run takes."""
+    over = {f"--over {options.over}": True} if options.over in OWN_STEPS else {}
+    counts = {"--steps": options.steps, f"--set {STEPS}": shared.get(STEPS), **over}
+    given = [name for name, value in counts.items() if value]
+    if len(given) > 1:
+        raise InputError(f"compare: expected one count of optimiser steps, got {' and '.join(given)}\nhint: name one")
 
 
 def refuse_unknown(overrides: Iterable[dict[str, Any]]) -> None:
@@ -122,16 +134,24 @@ def strategies() -> list[str]:
     return list(read_section("denoise")["strategies"])
 
 
-def steps_without_cleaning() -> int:
-    """The optimiser steps that the uncleaned text would take: the same for every strategy."""
+def steps_without_cleaning(shared: dict[str, Any]) -> int:
+    """The optimiser steps that the uncleaned text would take with what all runs share: as many for every strategy."""
     if not FILTER_REPORT.is_file():
         raise InputError(f"expected {FILTER_REPORT}, found no such file\nhint: `dvc repro filter`, or name --steps")
-    train = read_section("train")
+    train = with_overrides({"train": read_section("train")}, shared)["train"]
+    epochs, size = (count_of(train, key) for key in ("epochs", "batch_size"))
     dialogues = json.loads(FILTER_REPORT.read_bytes())["dialogues"]["train"]
-    return train["epochs"] * -(-dialogues // train["batch_size"])
+    return epochs * -(-dialogues // size)
 
 
-def split(text: str | None, option: str) -> list[str]:
+def count_of(train: dict[str, Any], key: str) -> int:
+    """A whole number above zero from the section of train."""
+    if not isinstance(train[key], int) or train[key] < 1:
+        raise InputError(f"compare: expected a whole number above 0 for train.{key}, got {train[key]!r}")
+    return train[key]
+
+
+def listed(text: str | None, option: str) -> list[str]:
     """The values of a,b,c."""
     values = [value.strip() for value in (text or "").split(",") if value.strip()]
     if not values:
@@ -169,7 +189,7 @@ def unfairness(runs: Sequence[Run], plan: Plan) -> Iterator[str]:
         name = f"{one.setting}, seed {one.seed}"
         for key in sorted(differing(one.metrics["provenance"], first.metrics["provenance"]) - MAY_DIFFER):
             yield f"{name}: another {key} than {first.setting}, seed {first.seed}"
-        if one.steps != first.steps and "train.max_steps" in plan.shared:
+        if one.steps != first.steps and STEPS in plan.shared:
             yield f"{name}: {one.steps} optimiser steps, not {first.steps}"
         if [row[:4] for row in one.metrics["scenes"]] != [row[:4] for row in first.metrics["scenes"]]:
             yield f"{name}: other turns are scored, or other ones are core"
@@ -191,7 +211,10 @@ def refuse_unfair(runs: Sequence[Run], plan: Plan) -> None:
     """Raise InputError unless only what is compared varies."""
     found = list(unfairness(runs, plan))
     if found:
-        raise InputError("compare: these runs cannot be compared fairly:\n" + "\n".join(f"  {line}" for line in found))
+        raise InputError(
+            "compare: these runs cannot be compared fairly:\n" + "\n".join(f"  {line}" for line in found) + "\n"
+            "hint: run all on one machine and one text; `dvc exp remove NAME` what was made otherwise"
+        )
 
 
 # --- the table
@@ -341,11 +364,10 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     plan = make_plan(options_of())
     refuse_untracked(inputs())
-    say(f"{len(plan.settings)} settings x {len(plan.seeds)} seeds, {plan.shared.get('train.max_steps', 'own')} steps")
-    runs, failed = run_all(plan)
+    say(f"{len(plan.settings)} settings x {len(plan.seeds)} seeds, {plan.shared.get(STEPS, 'own')} steps")
+    runs, failed = run_all(plan, refuse_unfair)
     if not runs:
         raise InputError("compare: no run finished; the words of the first failure stand above")
-    refuse_unfair(runs, plan)
     result = compare(runs, plan)
     frame = as_frame(result.rows)
     print(frame.to_string())

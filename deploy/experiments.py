@@ -57,6 +57,10 @@ class Plan:
     varied: frozenset[str] = field(default_factory=frozenset)
 
 
+Check = Callable[[Sequence[Run], Plan], None]  # raises InputError for runs that make no fair comparison
+Start = Callable[[str, dict[str, Any]], str | None]  # runs one experiment: its name and overrides; words of a failure
+
+
 def with_overrides(params: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """The parameters with some values replaced."""
     changed = json.loads(json.dumps(params))
@@ -166,8 +170,8 @@ def assignment(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
-def run_all(plan: Plan, start: Callable[[str, dict[str, Any]], str | None] = start) -> tuple[list[Run], list[str]]:
-    """The runs that finished, now or before, and the names of those that failed."""
+def run_all(plan: Plan, check: Check, start: Start = start) -> tuple[list[Run], list[str]]:
+    """The runs that finished, now or before, and the names of those that failed; `check` sees each before the next."""
     params, paths = yaml.load(Path("params.yaml").read_text(encoding="utf-8")), inputs()
     runs, failed = [], []
     for seed in plan.seeds:
@@ -181,6 +185,7 @@ def run_all(plan: Plan, start: Callable[[str, dict[str, Any]], str | None] = sta
             ref = ref or finished(name, wanted, paths)
             if ref:
                 runs.append(read_run(ref, setting.name, seed))
+                check(runs, plan)
             else:
                 failed.append(name)
                 say(f"{name}: failed\n{words}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 from scipy.stats import t
@@ -42,6 +43,7 @@ from deploy.experiments import (
     refuse_untracked,
     run_all,
     start,
+    with_overrides,
 )
 from deploy.paired import Difference, adjusted, difference, p_value, per_character, shows, verdict
 from stages.records import InputError
@@ -373,6 +375,20 @@ def test_all_settings_take_the_same_steps_and_none_stops_early(project):
     assert make_plan(options_of(["--steps", "5"])).shared["train.max_steps"] == 5
 
 
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        (["train.max_steps=16"], 16),
+        (["train.epochs=1"], 13),
+        (["train.epochs=2", "train.batch_size=1"], 200),
+        (["train.epochs=2", "train.max_steps=0"], 26),
+    ],
+)
+def test_the_steps_are_those_of_what_all_runs_share(project, changes, steps):
+    plan = make_plan(options_of([part for change in changes for part in ("--set", change)]))
+    assert plan.shared["train.max_steps"] == steps
+
+
 def test_another_parameter_may_be_compared_with_its_present_value_first(project):
     names = [one.name for one in settings_of_values("train.rank", ["4", "16", "64"])]
     assert names == ["train.rank=16", "train.rank=4", "train.rank=64"]
@@ -397,6 +413,10 @@ def test_values_are_read_as_yaml_1_2():
         (["--over", "train.rank"], "expected --values a,b,c"),
         (["--strategies", "none"], "at least two settings"),
         (["--set", "rank=4"], "expected --set section.key=value"),
+        (["--set", "train.batch_size=0"], "whole number above 0 for train.batch_size, got 0"),
+        (["--set", "train.epochs=few"], "whole number above 0 for train.epochs, got 'few'"),
+        (["--set", "train.max_steps=16", "--steps", "5"], "got --steps and --set train.max_steps"),
+        (["--over", "train.epochs", "--values", "1,3", "--steps", "5"], "got --steps and --over train.epochs"),
     ],
 )
 def test_a_wrong_option_is_refused(project, arguments, reason):
@@ -423,7 +443,7 @@ def test_what_params_yaml_lacks_is_refused_before_a_training(project, arguments,
 def test_without_a_report_of_filter_the_steps_must_be_named(project):
     (project / "reports" / "filter.json").unlink()
     with pytest.raises(InputError, match="dvc repro filter"):
-        steps_without_cleaning()
+        steps_without_cleaning({})
 
 
 def test_an_experiments_name_is_a_plain_one():
@@ -528,9 +548,7 @@ def test_an_input_that_git_does_not_know_is_refused_and_other_files_are_not(repo
 
 
 def as_experiment(name: str) -> None:
-    """Make an experiment of the folder's present files and of metrics, as DVC stores one."""
-    Path("reports").mkdir(exist_ok=True)
-    Path("reports/metrics.json").write_text("{}")
+    """Make an experiment of the folder's present files, as DVC stores one."""
     subprocess.run(["git", "add", "."], check=True)
     commit = said("git", "commit-tree", said("git", "write-tree"), "-p", "HEAD", "-m", "x")
     head = said("git", "rev-parse", "HEAD")
@@ -543,6 +561,8 @@ def said(*command: str) -> str:
 
 def test_an_experiment_of_other_parameters_or_other_code_is_not_finished(repository):
     paths, params = ["stages", "dvc.yaml"], YAML(typ="safe").load(PARAMS)
+    (repository / "reports").mkdir()
+    (repository / "reports" / "metrics.json").write_text("{}")
     as_experiment("light")
     assert finished("light", params, paths)
     assert finished("strict", params, paths) is None
@@ -556,6 +576,8 @@ def test_an_experiment_of_another_version_of_the_users_text_is_not_finished(repo
     params, paths = YAML(typ="safe").load(PARAMS), ["stages", "raw/mygame/script", "raw/mygame"]
     pointer = repository / "raw" / "mygame.dvc"
     pointer.write_text("outs:\n- md5: one\n  path: mygame\n")
+    (repository / "reports").mkdir()
+    (repository / "reports" / "metrics.json").write_text("{}")
     as_experiment("light")
     assert finished("light", params, paths)
     pointer.write_text("outs:\n- md5: two\n  path: mygame\n")
@@ -611,14 +633,35 @@ def test_runs_resume_and_a_failed_one_does_not_stop_the_rest(repository):
     commit_for_dvc()
     settings = [Setting(name, {"denoise.strategy": name}) for name in ("none", "broken", "light")]
     plan = Plan(settings, [1], {"train.max_steps": 5, "train.patience": 0}, frozenset({"denoise.strategy"}))
-    runs, failed = run_all(plan)
+    runs, failed = run_all(plan, refuse_unfair)
     assert [one.setting for one in runs] == ["none", "light"]
     assert failed == ["broken-5-seed1"]
     assert {one.steps for one in runs} == {5} and {one.leaks for one in runs} == {0}
     started = []
-    again, _ = run_all(plan, start=lambda name, overrides: started.append(name))
+    again, _ = run_all(plan, refuse_unfair, start=lambda name, overrides: started.append(name))
     assert started == ["broken-5-seed1"], "the finished ones are not run again"
     assert again == runs
+
+
+def test_the_first_unfair_run_ends_the_comparison(repository):
+    """Every run takes minutes to hours: what cannot be compared is not found after the last one."""
+    Repo.init()
+    settings = [Setting(name, {"denoise.strategy": name}) for name in ("none", "light", "strict")]
+    plan = Plan(settings, [1], {"train.max_steps": 5}, frozenset({"denoise.strategy"}))
+    started = []
+
+    def start_here(name: str, overrides: dict) -> None:
+        started.append(name)
+        changed = with_overrides(YAML(typ="safe").load(PARAMS), overrides)
+        Path("params.yaml").write_text(json.dumps(changed))
+        subprocess.run([sys.executable, "make.py"], check=True)
+        if "light" in name:
+            Path("reports/train.tsv").write_text("step\tloss\n40\t1.0\n")
+        as_experiment(name)
+
+    with pytest.raises(InputError, match=r"\n  light, seed 1: 40 optimiser steps, not 5\n"):
+        run_all(plan, refuse_unfair, start=start_here)
+    assert started == ["none-5-seed1", "light-5-seed1"]
 
 
 def test_the_options_are_those_that_make_passes_on():
