@@ -19,7 +19,7 @@ from deploy.stored import check, repair
 from stages.cli import run
 from stages.records import InputError
 
-S3_SETTINGS = Path(".dvc/s3.ini")
+S3_SETTINGS = ".dvc/s3.{name}.ini"  # one a remote: stores differ in how they are addressed
 TIMEOUTS = {"connect_timeout": "10", "read_timeout": "20"}  # seconds of silence
 VIRTUAL = ("aliyuncs.com", "myqcloud.com", "myhuaweicloud.com", "volces.com")  # refuse https://host/bucket
 S3_TEXT = """\
@@ -61,7 +61,7 @@ def _describe_s3(url: str, endpoint: str | None) -> dict[str, str]:
         raise InputError(f"{url}: expected s3://bucket/path, got no {'path' if urlsplit(url).netloc else 'bucket'}")
     if endpoint and not re.fullmatch(r"https?://[^/@\s]+/?", endpoint):
         raise InputError(f"--endpoint: expected https://host[:port], got {_hide(endpoint)}")
-    config = {"url": url, "verify": "true", **TIMEOUTS, "configpath": S3_SETTINGS.as_posix()}
+    config = {"url": url, "verify": "true", **TIMEOUTS}
     region = os.environ.get("AWS_DEFAULT_REGION")
     return config | ({"endpointurl": endpoint} if endpoint else {}) | ({"region": region} if region else {})
 
@@ -71,26 +71,36 @@ def _hide(url: str) -> str:
 
 
 def s3_settings(endpoint: str | None) -> str:
-    """The text of .dvc/s3.ini."""
+    """The text of .dvc/s3.<name>.ini."""
     host = urlsplit(endpoint or "").hostname or "amazonaws.com"
     virtual = endpoint is None or host.endswith(VIRTUAL)
     return S3_TEXT.format(style="virtual" if virtual else "path")
 
 
 def add(repo: Repo, url: str, endpoint: str | None, name: str) -> dict[str, str]:
-    """Try the store, then write .dvc/config (and .dvc/s3.ini); nothing is changed if the store does not pass."""
+    """Try the store, then write .dvc/config (and .dvc/s3.<name>.ini); if it does not pass, nothing is changed."""
+    check_name(name)
     config = describe(url, endpoint)
     own = repo.config.load_one("local")["remote"].get(name, {})
+    s3 = urlsplit(url).scheme == "s3"
     with tempfile.TemporaryDirectory() as folder:
-        settings = Path(folder, "s3.ini")
-        settings.write_text(s3_settings(endpoint), encoding="utf-8")
-        try_store(config | own | ({"configpath": str(settings)} if "configpath" in config else {}))
-    if "configpath" in config:
-        settings = Path(repo.root_dir, S3_SETTINGS)
-        settings.write_text(s3_settings(endpoint), encoding="utf-8")
-        config["configpath"] = os.path.relpath(settings)  # DVC keeps it relative to .dvc/config
+        try_store(config | own | (settings_in(Path(folder, "s3.ini"), endpoint) if s3 else {}))
+    if s3:
+        config |= settings_in(Path(repo.root_dir, S3_SETTINGS.format(name=name)), endpoint)
     save(repo, config, name)
     return config
+
+
+def check_name(name: str) -> None:
+    """It becomes part of a file's name."""
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
+        raise InputError(f"--name: expected letters, digits, `_`, `-` and `.` between them, got {name!r}")
+
+
+def settings_in(file: Path, endpoint: str | None) -> dict[str, str]:
+    """Write the client's settings there; the key of a DVC remote that names them."""
+    file.write_text(s3_settings(endpoint), encoding="utf-8")
+    return {"configpath": os.path.relpath(file)}  # DVC keeps it relative to .dvc/config
 
 
 def save(repo: Repo, config: dict[str, str], name: str) -> None:

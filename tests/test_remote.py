@@ -119,6 +119,24 @@ def test_a_folder_becomes_the_default_remote(mine, tmp_path):
     assert list((tmp_path / "store").iterdir()) == [], "the trial leaves nothing behind"
 
 
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "a b", ".", "a\nb"])
+def test_a_name_that_is_no_part_of_a_files_name_is_refused(mine, tmp_path, name):
+    with pytest.raises(InputError, match="--name: expected letters, digits"):
+        add(mine, str(tmp_path / "store"), None, name)
+
+
+def test_a_second_store_leaves_the_first_addressed_as_it_wants(mine, monkeypatch):
+    tried = []
+    monkeypatch.setattr("deploy.remote.try_store", lambda config: tried.append(Path(config["configpath"]).read_text()))
+    add(mine, "s3://bucket/path", "https://oss-cn-hangzhou.aliyuncs.com", "oss")
+    add(mine, "s3://bucket/path", "http://127.0.0.1:8333", "own")
+    with Repo() as again:
+        named = {name: Path(remote["configpath"]) for name, remote in again.config["remote"].items() if name != "up"}
+    assert {name: path.name for name, path in named.items()} == {"oss": "s3.oss.ini", "own": "s3.own.ini"}
+    assert [path.read_text(encoding="utf-8") for path in named.values()] == tried
+    assert [text.count("style = virtual") for text in tried] == [1, 0]
+
+
 def test_a_store_that_fails_changes_nothing(mine, tmp_path):
     before = Path(".dvc/config").read_text(encoding="utf-8")
     message = fails(lambda repo: add(repo, str(tmp_path / "no" / "such" / "parent"), None, "storage"), mine)
