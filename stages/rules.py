@@ -30,7 +30,8 @@ TAG = re.compile(
     re.IGNORECASE,
 )
 NOTE = re.compile(
-    r"[（(\[【]\s*(?:原文|译者?注|译者|校注|校对|编者注|汉化|注[：:]|訳者?注|訳者|TN\s?[:：]|T/N|T\.N\.|Translat(?:or|ion)\b)"
+    r"[（(\[【]\s*(?:(?:原文|校对|汉化)(?![^）)\]】]*吗[？?])|译者?注"
+    r"|译者|[译訳注][：:]|校注|编者注|訳者?注|訳者|TN\s?[:：]|T/N|T\.N\.|Translat(?:or|ion)\b)"
     r"[^（()）\[\]【】]*[）)\]】]|※\s*(?:译|訳)者?注.*$",
     re.IGNORECASE,
 )
@@ -40,7 +41,8 @@ DIRECTION = re.compile(
 )
 DOTS = re.compile(r"(?<![…．。·・.])(?!……[^…．。·・.])[…．。·・.]{2,}")
 DASHES = re.compile(r"-{2,}")
-HALF_MARK = re.compile(rf"(?<=[{HAN}{KANA}」』])[,?!;:]+|[,?!;:]+(?=[{HAN}{KANA}])")
+SMILE = r"-?(?:\)|[DP](?:\s|$)|\($)"  # what makes a mark the eyes of :), ;-) or :D
+HALF_MARK = re.compile(rf"(?<=[{HAN}{KANA}」』])(?:[,?!]|[;:](?!{SMILE}))+|[,?!;:]+(?=[{HAN}{KANA}])")
 FULL_MARK = str.maketrans(",?!;:", "，？！；：")
 THRICE = re.compile(r"(.)\1\1")
 REPEATS = re.compile(
@@ -101,7 +103,7 @@ def fix_dashes(text: str) -> str | None:
 
 
 def fix_punctuation(text: str) -> str | None:
-    """A half-width mark beside a Chinese or Japanese character becomes full-width; letters and digits stay."""
+    """A half-width mark beside a Chinese or Japanese character becomes full-width; letters, digits and :) stay."""
     return HALF_MARK.sub(lambda mark: mark[0].translate(FULL_MARK), text)
 
 
