@@ -112,6 +112,12 @@ def test_renpy_reads_attributes_captions_escapes_and_clauses_as_the_game_shows_t
     assert said("renpy", text) == [("e", "一"), ("e", '"三" 100% [x] {b}'), (None, "标题"), (None, "乙"), (None, "十")]
 
 
+def test_renpy_joins_the_halves_of_a_character_that_escapes_spell() -> None:
+    text = 'define e = Character("E\\ud83d\\ude00")\nlabel a:\n    e "\\ud83d\\ude00 hi"\n    e "\\ud83d hi\\ude00"\n'
+    assert said("renpy", text) == [("E😀", "😀 hi"), ("E😀", "\ufffd hi\ufffd")]
+    assert said("renpy_tab", "Identifier\tCharacter\tDialogue\na\te\t\\ud83d\n") == [("e", "\ufffd")]
+
+
 def test_renpy_reads_a_translation_alone_and_of_several_the_one_with_most_lines() -> None:
     one = 'translate {0} start_1a2b3c4d:\n    e "{0} 1"\n'
     two = one + 'translate {0} start_2a2b3c4d:\n    e "{0} 2"\n'
@@ -368,7 +374,7 @@ TOKENS = st.sampled_from(
             "　",
             "\r",
             "\x00",
-            "\ud800",
+            "\\ud83d",  # half a character as an escape; decoded text has none as it is
             "e ",
             "extend ",
             "label a:",
@@ -431,7 +437,7 @@ def test_any_text_gives_only_messages_and_rejects(name: str, text: str) -> None:
     for item in read(name, text):
         assert isinstance(item, Message | Reject)
         assert 1 <= item.line <= last
-        assert item.text.strip()
+        assert item.text.strip().encode()
         assert isinstance(item, Reject) or (item.kind in KINDS and item.speaker != "")
 
 

@@ -317,6 +317,7 @@ MARK = re.compile(
     re.DOTALL,
 )
 SPACES = re.compile(r"[ \n]+")
+SURROGATE = re.compile("[\ud800-\udfff]")
 UNSAID = ("rt", "art", "alt")  # ruby, and text for the self-voicing machine alone
 WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
 
@@ -331,8 +332,17 @@ def string_text(string: str) -> str:
 
 def clean(source: str) -> str:
     """Resolve escapes, drop text tags and ruby, and turn an interpolated `[name!t]` into `{name}`."""
-    if not MARKED.search(source):
-        return source
+    return paired(_without_marks(source)) if MARKED.search(source) else source
+
+
+def paired(text: str) -> str:
+    """The halves of a character that escapes spell, `\\ud83d\\ude00`, as one character; a half alone replaced."""
+    if not SURROGATE.search(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _without_marks(source: str) -> str:
     parts: list[str] = []
     at, unsaid = 0, ""
     for mark in MARK.finditer(source):
@@ -527,7 +537,7 @@ def _name(node: ast.expr, dynamic: bool) -> str | None:
     if not isinstance(node, ast.Constant):
         return None
     if isinstance(node.value, str):
-        return f"{{{node.value}}}" if dynamic else clean(node.value).strip()
+        return paired(f"{{{node.value}}}" if dynamic else clean(node.value).strip())
     return "" if node.value is None else None
 
 
