@@ -28,7 +28,7 @@ except ModuleNotFoundError as error:  # `make env` alone leaves them out
 from deploy.adapters import DEFAULT, find_adapter
 from deploy.engine import Ask, Ending, Engine, Overloaded
 from deploy.page import page
-from deploy.vllm import command
+from deploy.vllm import prepare
 from deploy.wire import ChatRequest, RequestError, chunk, completion, head, models, read_request, to_ask, usage
 from stages.cli import run
 from stages.inference import load_character
@@ -237,7 +237,7 @@ def main() -> None:
     options = parse(__doc__.splitlines()[0], vllm=True)
     folder = find_adapter(options.adapter)
     if options.print_vllm:
-        print(command(folder, options.host, options.port, options.api_key))
+        print(prepare(folder, options.host, options.port, options.api_key))
         return
 
     def announce(url: str, card: Card) -> str:

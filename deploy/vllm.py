@@ -18,8 +18,8 @@ TEMPLATE = Path("exports/vllm/chat_template.jinja")
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM makes room for
 
 
-def command(folder: Path, host: str, port: int, key: str | None) -> str:
-    """The command; writes the template it names. Raises InputError for an adapter that vLLM cannot add by itself."""
+def prepare(folder: Path, host: str, port: int, key: str | None) -> str:
+    """Write the template, return the command. Raises InputError for an adapter that vLLM cannot add by itself."""
     check_adapter(folder)
     config, card = read_object(folder / CONFIG), read_object(folder / CARD)
     refuse(config, card)

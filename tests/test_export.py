@@ -25,7 +25,7 @@ from deploy.cards import EXAMPLES, greeting, keys_in, make_cards, name_in, names
 from deploy.export import TARGETS, export_card, export_gguf, export_merged, export_ollama, export_wpack, file_name
 from deploy.llama_cpp import convert, go_template, modelfile, quoted
 from deploy.merged import merge
-from deploy.vllm import command
+from deploy.vllm import prepare
 from stages.base_model import load_base
 from stages.conversation import encode, fill_persona
 from stages.format import FormatParams
@@ -413,9 +413,9 @@ def test_a_merged_baichuan_keeps_the_precision_of_its_base(baichuan2):
 
 def test_vllm_takes_a_baichuan_adapter_once_it_is_on_the_fused_projection(baichuan2):
     with pytest.raises(InputError, match="export wpack"):
-        command(Path("adapter"), "127.0.0.1", 8000, None)
+        prepare(Path("adapter"), "127.0.0.1", 8000, None)
     export_wpack(Path("adapter"), Path("wpack"))
-    assert "亚托莉=wpack" in command(Path("wpack"), "127.0.0.1", 8000, None)
+    assert "亚托莉=wpack" in prepare(Path("wpack"), "127.0.0.1", 8000, None)
 
 
 # --- the command

@@ -26,7 +26,7 @@ from fastapi.testclient import TestClient
 from deploy.engine import Ask, Ending, Engine, Overloaded, cut, hold, recent
 from deploy.page import FILE
 from deploy.serve import LIMIT, is_loopback, listen, make_app
-from deploy.vllm import command, room, with_persona
+from deploy.vllm import prepare, room, with_persona
 from deploy.wire import FORBIDDEN, LONGEST
 from stages.inference import as_decoding, encode_prompt, load_character
 from stages.records import InputError
@@ -511,7 +511,7 @@ def test_without_what_serving_needs_one_is_told_how_to_get_it(module):
 
 def test_the_command_for_vllm_names_base_adapter_rank_and_decoding(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
-    said = command(Path("adapter"), "127.0.0.1", 8000, None)
+    said = prepare(Path("adapter"), "127.0.0.1", 8000, None)
     assert said.startswith("vllm serve base --served-model-name base --enable-lora --lora-modules ")
     assert "=adapter" in said and "--max-lora-rank 8" in said and '"temperature": 0.7' in said
     assert PERSONA[:6] in Path("exports/vllm/chat_template.jinja").read_text(encoding="utf-8")
@@ -522,7 +522,7 @@ def test_an_adapter_on_the_embedded_base_is_to_be_merged_for_vllm(folder, tmp_pa
     edit(adapter / "character.json", base_model="embedded")
     edit(adapter / "adapter_config.json", base_model_name_or_path="embedded")
     with pytest.raises(InputError, match="export merged"):
-        command(adapter, "127.0.0.1", 8000, None)
+        prepare(adapter, "127.0.0.1", 8000, None)
 
 
 def test_the_rank_is_rounded_up_to_one_that_vllm_knows():
