@@ -84,6 +84,16 @@ def test_a_table_without_header_finds_the_speaker_and_the_text() -> None:
     assert said("csv", "舞,一二\n,三四\n") == [("舞", "一二"), (None, "三四")]
 
 
+def test_a_header_that_calls_no_column_the_text_is_no_message_and_the_wordiest_is_read() -> None:
+    text = "ID,Speaker,English,Chinese\n1,Mai,Good morning.,早。\n2,Kou,Who is there?,谁？\n"
+    assert said("csv", text) == [("Mai", "Good morning."), ("Kou", "Who is there?")]
+    assert said("csv", "English,Speaker\nOne two.,Mai\n") == [("Mai", "One two.")]
+
+
+def test_a_speaker_whose_name_is_the_word_of_a_header_speaks() -> None:
+    assert said("csv", "1,Who,One.\n2,Mai,Two.\n3,Who,Three.\n")[0] == ("Who", "One.")
+
+
 def test_a_table_takes_the_last_revision_of_a_translation() -> None:
     text = "Character,Original,Translated,Edited\n舞,一,one,\n,二,two,two!\n"
     assert said("csv", text) == [("舞", "one"), (None, "two!")]

@@ -1,11 +1,12 @@
 """Tables of speaker and text: a header line names the columns, and commas, tabs, semicolons or bars part them.
 
-Without a header the wordiest column is the text, and the one left of it that repeats itself most is the speaker.
+Where none is called the text (ID,Speaker,English,Chinese), and without a header, it is the wordiest column; without a
+header the one left of it that repeats itself most is the speaker.
 """
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from stages.formats import fields
 from stages.formats.fields import Row
@@ -18,7 +19,9 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """The messages of the table; `line` is where its row begins."""
     delimiter, header = _header(text)
     table, rejects = _table(text, delimiter)
-    keys = header or _columns([cells for _, cells in table])
+    cells_only = [cells for _, cells in table]
+    header = header or _header_of_names(cells_only)
+    keys = header or _columns(cells_only)
     rows: list[Row] = []
     for line, cells in table[1:] if header else table:
         values = dict(zip(keys, cells, strict=False))
@@ -47,13 +50,27 @@ def _table(text: str, delimiter: str) -> tuple[list[tuple[int, list[str]]], list
             table.append((line, cells))
 
 
+def _header_of_names(table: list[list[str]]) -> tuple[str, ...]:
+    """The columns where the first row calls one the speaker, by a word that no other row has there."""
+    first, *rows = [[cell.strip().lower() for cell in row] for row in table] or [[]]
+    name = next((at for at, key in enumerate(first) if key in fields.NAMES), len(first))
+    if name == len(first) or len(first) < 2 or any(row[name : name + 1] == [first[name]] for row in rows):
+        return ()
+    words = _wordiest(rows, [at for at in range(len(first)) if at != name])
+    return tuple("text" if at == words else key for at, key in enumerate(first))
+
+
+def _wordiest(table: list[list[str]], columns: Iterable[int]) -> int:
+    return max(columns, key=lambda at: sum(len(row[at].strip()) for row in table if at < len(row)))
+
+
 def _columns(table: list[list[str]]) -> tuple[str, ...]:
     """Names for the columns of a table without a header."""
     width = Counter(map(len, table)).most_common(1)[0][0] if table else 0
     columns = [[row[at].strip() for row in table if at < len(row)] for at in range(width)]
     if width < 2:
         return ("text",)
-    words = max(range(1, width), key=lambda at: sum(map(len, columns[at])))
+    words = _wordiest(table, range(1, width))
     name = min(range(words), key=lambda at: (_numbers(columns[at]), len(set(columns[at]) - {""}) or len(table)))
     return tuple("name" if at == name else "text" if at == words else f"column {at}" for at in range(width))
 
