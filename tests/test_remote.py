@@ -220,6 +220,22 @@ def test_a_rented_machine_ends_before_training_where_there_is_no_storage(remote,
     assert done.returncode == code and said in done.stderr
 
 
+@pytest.mark.parametrize(("own", "used"), [("", "character@localhost"), ("me@example.org", "me@example.org")])
+def test_a_rented_machine_has_a_name_for_the_experiments_that_overrides_make(own, used, tmp_path):
+    """DVC ends with "Git user name and email must be configured" where an edit of the folder is in no commit."""
+    for name in ("sudo", "make"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / ".gitconfig").write_text(f"[user]\n  email = {own}\n  name = me\n" if own else "")
+    setup = YAML(typ="safe").load(ROOT / "deploy" / "sky.yaml")["setup"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
+    words = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    subprocess.run(["git", "init", "-q"], check=True, **words)
+    subprocess.run(["bash", "-c", setup], **words)
+    assert subprocess.run(["git", "config", "user.email"], **words).stdout == f"{used}\n"
+    assert subprocess.run(["git", "config", "user.name"], **words).stdout == f"{'me' if own else 'character'}\n"
+
+
 @pytest.mark.parametrize(
     ("overrides", "trains", "pushes", "code"),
     [("", 0, 0, 0), ("", 3, 0, 3), ("-S train.rank=4", 3, 0, 3), ("-S train.rank=4", 0, 4, 4)],
