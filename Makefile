@@ -1,6 +1,6 @@
 # The few commands. Everything else is plain dvc, or python -m deploy.X in the environment that `make env` builds.
 VENV ?= .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PATH := $(abspath $(VENV))/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .PHONY: repro test test-all chat serve compare inspect env serve-env

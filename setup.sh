@@ -20,9 +20,9 @@ command -v "$PYTHON" >/dev/null || fail "expected $PYTHON, found none" "apt-get 
 disk=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "$disk" -ge 8 ] || fail "expected 8 GB of free disk (packages 6, base model 1, data 1), got $disk GB in $(pwd)" \
   "free some, or clone onto a larger disk"
-memory=$(awk '/MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo)
-[ "$memory" -ge 7 ] || fail "expected 7 GB of free memory (training the embedded model takes 6), got $memory GB" \
-  "close other programs, or use a larger machine"
+memory=$(awk '/MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo 2>/dev/null || true)  # only Linux has this file
+[ "${memory:-7}" -ge 7 ] ||
+  echo "warning: $memory GB of memory are free; training the embedded model takes 6, \`make chat\` takes 3" >&2
 
 if [ ! -x "$VENV/bin/python" ]; then
   echo "setup: making $VENV"
