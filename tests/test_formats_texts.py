@@ -115,6 +115,8 @@ ADORNED = {
     "list": "- {name}：{text}\n",
     "numbers": "{n}. {name}：{text}\n",
     "play": "{name}　　{text}\n\n",
+    "half-width marks": "{name}｢{text}｣\n",
+    "half-width marks below": "{name}\n｢{text}｣\n\n",
 }
 
 
@@ -157,6 +159,13 @@ def test_a_known_name_before_any_quotation_speaks(line: str, expected: list[tupl
 def test_a_name_in_brackets_of_any_width_speaks(marks: str) -> None:
     text = "".join(f"{marks[0]}{name}{marks[1]}{words}\n" for name, words in DIALOGUE)
     assert said("text", text) == DIALOGUE
+
+
+@pytest.mark.parametrize("mark", ["────", "━━━", "———", "— — —", "＊＊＊"])
+def test_a_line_drawn_across_cuts_a_scene_and_is_no_message(mark: str) -> None:
+    items = read("text", f"舞：一。\n空：二。\n{mark}\n舞：三。\n——\n空：四。\n")
+    scenes = [("一。", "1"), ("二。", "1"), ("三。", "2"), ("——", "2"), ("四。", "2")]
+    assert [(item.text, item.scene) for item in items if isinstance(item, Message)] == scenes
 
 
 def test_sentences_and_columns_are_no_names() -> None:

@@ -4,6 +4,7 @@
 夏生 2020/1/1 12:00:00      a header of a chat export, the message below it
 【夏生】早。                where the same names stand before colons too
 <Mai> Morning.             a log
+夏生｢早。｣                   half-width quotation marks
 """
 
 import re
@@ -29,6 +30,7 @@ COLON = re.compile(r"^([^\n：:【\[［]{1,40})[：:]", re.M)
 
 def unadorned(text: str) -> str:
     """The text with its lines where they were; its head decides what they have in common."""
+    text = text.replace("｢", "「").replace("｣", "」")
     head = text[:HEAD]
     lines = head.count("\n") + 1 - head.count("\n\n")
     if 5 * len(headers := HEADER.findall(head)) > lines and len(headers) > 1:

@@ -3,7 +3,7 @@
 import re
 
 NUMERAL = "[0-9０-９一二三四五六七八九十百千零〇两]{1,6}"
-SEPARATOR = re.compile(r"[ \t　]*([※＊*◆◇■□●○★☆▼▲◎=＝\-－~～_＿])(?:[ \t　]*\1){2,}[ \t　]*")
+SEPARATOR = re.compile(r"[ \t　]*([※＊*◆◇■□●○★☆▼▲◎=＝\-－~～_＿─━—])(?:[ \t　]*\1){2,}[ \t　]*")
 TITLE = re.compile(
     r"[◆◇■□▼▽§★☆#＃]+[ \t　]*(?P<marked>[^\s◆◇■□▼▽§★☆#＃].{0,60})"
     rf"|第{NUMERAL}[幕章话話回节節场場卷部](?:[\s　:：·—].{{0,40}})?"
@@ -18,5 +18,5 @@ DATE = re.compile(
 CHOICE = re.compile(rf"(?:选项|選項|選択肢|分支)[ 　]*(?:{NUMERAL}|[A-Da-d])?[ 　]*(?:[：:．.、].*)?")
 ITEM = re.compile(r"(?:[0-9１-９A-Da-d][.、．：:)）]|[①-⑨▷▶→])[ 　]*\S.*")
 FIRST = frozenset(  # what a line of any of these begins with; others need no closer look
-    "※＊*◆◇■□●○★☆▼▲▽◎§#＃=＝-－~～_＿第序终終尾楔幕番选選分×（([【［ACSPEacspeBbDd0123456789０１２３４５６７８９①②③④⑤⑥⑦⑧⑨▷▶→"
+    "※＊*◆◇■□●○★☆▼▲▽◎§#＃=＝-－~～_＿─━—第序终終尾楔幕番选選分×（([【［ACSPEacspeBbDd0123456789０１２３４５６７８９①②③④⑤⑥⑦⑧⑨▷▶→"
 )
