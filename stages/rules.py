@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 import ftfy
+import regex
 
 Rule = Callable[[str], str | None]
 
@@ -58,7 +59,7 @@ FILLER_WORD = (
     r"|(?:うん+)+|は[ぁあー]+|ふ[ぅうー]*ん|へ[ぇえー]+|u+m+|u+h+|e+r+m*|h+m+|a+h+|o+h+|e+h+|h+uh|u+gh+)(?!\w))"
 )
 FILLER = re.compile(FILLER_WORD, re.IGNORECASE)
-FILLERS_ALONE = re.compile(rf"\W*{FILLER_WORD}(?:\W|{FILLER_WORD})*+", re.IGNORECASE)
+FILLERS_ALONE = regex.compile(rf"\W*{FILLER_WORD}(?:\W|{FILLER_WORD})*+", regex.IGNORECASE)
 
 LAST_MARKS = re.compile(r"[！？!?。～♪]{0,2}$|^\.$")
 
