@@ -84,9 +84,8 @@ def split_above(line: str) -> tuple[str, str]:
     return line, ""
 
 
-SPLITS: dict[
-    str, tuple[Split, str, str]
-] = {  # how to cut a line, and two marks one of which it must hold (any line: "")
+# How to cut a line, and two marks one of which it must hold; "" stands in any line.
+SPLITS: dict[str, tuple[Split, str, str]] = {
     "colon": (split_colon, "：", ":"),
     "tab": (split_tab, "\t", "\t"),
     "bracket": (split_bracket, "\n", ""),
