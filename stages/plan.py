@@ -218,8 +218,8 @@ def peak_bytes(model: PeftModel, text: Text, params: TrainParams, way: Way, devi
 def weight_bytes(model: PeftModel, way: Way) -> float:
     """The frozen base, and the adapter with its gradients and moments.
 
-    A card with a part of the weights gathers embeddings and head for the whole step, and two layers at a time: the one
-    at work and the next.
+    A card with a part of the weights gathers embeddings and head for the whole step, and two layers at a time, the one
+    at work and the next: each twice, as it arrives and as it is used.
     """
     quantized = body(model) if way.quantize == "nf4" else 0
     trained = sum(w.numel() for name, w in model.named_parameters() if "lora_" in name)
@@ -227,7 +227,7 @@ def weight_bytes(model: PeftModel, way: Way) -> float:
     held = (frozen - quantized) * model.dtype.itemsize + quantized * NF4_BYTES
     if way.shared:
         layers = model.config.get_text_config().num_hidden_layers
-        held = held / way.cards + (frozen - body(model) + 2 * body(model) / layers) * model.dtype.itemsize
+        held = held / way.cards + (frozen - body(model) + 4 * body(model) / layers) * model.dtype.itemsize
     return held + trained * LORA_BYTES
 
 

@@ -191,7 +191,7 @@ def test_cards_that_share_a_base_out_hold_less_of_it_each(params):
     assert parts < copies < one, "a quarter of the batch a card, and then a part of the weights"
     whole = bytes_of_the_base(model)
     ends = whole - 4 * body(model)  # embeddings, head and norms, gathered for the whole step
-    assert copies - parts == pytest.approx(whole * 3 / 4 - ends - 4 * body(model) * 2 / 12)
+    assert copies - parts == pytest.approx(whole * 3 / 4 - ends - 4 * body(model) * 4 / 12)
 
 
 def test_the_plan_for_several_cards_says_when_to_share(params, tmp_path):
