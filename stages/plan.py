@@ -98,6 +98,8 @@ def find_machine(gpu_gb: float | None, cards: int) -> Machine:
     if gpu_gb:
         return Machine("cuda", torch.bfloat16, gpu_gb * 1e9, cards, here=False)
     device = find_device()
+    if cards > 1 and device.type != "cuda":
+        raise InputError(f"--gpus: expected GPUs, this machine has a {device.type}\nhint: --gpu-gb, the memory of each")
     return Machine(device.type, find_dtype("auto", device), memory_of(device.type), cards, here=True)
 
 
@@ -193,8 +195,8 @@ def row(model: PeftModel, text: Text, params: TrainParams, ways: list[Way], mach
         if peak <= FILL * machine.room:
             break
     shared = f"{way.shared:<13d}" if machine.cards > 1 else ""
-    settings = f"{way.quantize:<10}{str(way.checkpointing).lower():<24}{shared}{way.accumulation:<20}"
-    return f"{settings}{peak / 1e9:.1f}{verdict(peak, way, machine)}"
+    columns = f"{way.quantize:<10}{str(way.checkpointing).lower():<24}{shared}{way.accumulation:<20}"
+    return f"{columns}{peak / 1e9:.1f}{verdict(peak, way, machine)}"
 
 
 def verdict(peak: float, way: Way, machine: Machine) -> str:

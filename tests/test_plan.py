@@ -202,3 +202,11 @@ def test_the_plan_for_several_cards_says_when_to_share(params, tmp_path):
     assert "TRAIN_SHARD" not in plan(there, there.base_model, 24.0, 1, tmp_path)
     with pytest.raises(InputError, match=r"--gpus: expected a divisor of `train\.batch_size`, 8, got 3"):
         plan(there, there.base_model, 24.0, 3, tmp_path)
+
+
+@pytest.mark.skipif(find_device().type == "cuda", reason="there is a GPU")
+def test_several_gpus_of_a_machine_without_one_want_their_memory(params, tmp_path):
+    TINY.save_pretrained(tmp_path / "base")
+    there = replace(params, base_model=str(tmp_path / "base"), batch_size=8)
+    with pytest.raises(InputError, match=r"--gpus: expected GPUs.*\nhint: --gpu-gb"):
+        plan(there, there.base_model, None, 2, tmp_path)
