@@ -20,7 +20,7 @@ import transformers
 from peft import PeftModel
 
 from stages.base_model import load_base
-from stages.conversation import encode, encode_supervised, label_ids, stop_ids
+from stages.conversation import bare, encode, encode_supervised, label_ids, stop_ids
 from stages.evaluate import ADAPTER, EXAM, card_of
 from stages.exam import HERS, Sheet, core_rule, read_exam, sheets, true_tree
 from stages.inference import Character, greedy, load_character, reply_all
@@ -49,9 +49,9 @@ def held_out(character: Character, card: Card) -> tuple[list[Turn], list[Sheet]]
     found = [(each, sheet) for each in exam.of("test") for sheet in sheets(character.tokenizer, each, card, core)]
     turns = []
     for each, sheet in found:
-        plain = [{"role": m["role"], "content": m["content"]} for m in to_messages(each, card)]
+        messages = bare(to_messages(each, card))
         hers = [asked.said for asked in sheet.asked if asked.said.who == HERS]
-        turns += [Turn((said.dialogue, said.place), plain[: said.place + 1]) for said in hers]
+        turns += [Turn((said.dialogue, said.place), messages[: said.place + 1]) for said in hers]
     return turns, [sheet for _, sheet in found]
 
 

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from stages.conversation import Message
 from stages.inference import (
     BATCH,
     BATCH_TOKENS,
@@ -28,8 +29,6 @@ from stages.inference import (
     spoken,
 )
 from stages.records import InputError
-
-Message = dict[str, Any]
 
 WAITING = 64  # conversations; more than these are sent away rather than left to time out
 LINGER = 0.02  # seconds that a batch waits for others who ask at the same moment

@@ -144,6 +144,16 @@ def split_long(tokenizer: Any, messages: Sequence[Message], max_length: int) -> 
     return Split(samples, lost)
 
 
+def bare(messages: Iterable[Message]) -> list[Message]:
+    """Role and content alone."""
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def common_start(rows: Iterable[Sequence[Any]]) -> int:
+    """How many of their first elements are the same in all rows, of one length or not."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
+
+
 def stop_ids(tokenizer: Any) -> list[int]:
     """Ids that end a reply: end-of-text, and every control token of the template, for a role token ends it too."""
     probe = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
@@ -252,8 +262,9 @@ def _without_system(_tokenizer: Any, turns: list[Message]) -> list[Message]:
 
 
 def _render(tokenizer: Any, turns: list[Message], add_generation_prompt: bool) -> str:
-    plain = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-    return tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt, **OPTIONS)
+    return tokenizer.apply_chat_template(
+        bare(turns), tokenize=False, add_generation_prompt=add_generation_prompt, **OPTIONS
+    )
 
 
 def _tokenize(tokenizer: Any, text: str) -> list[int]:
@@ -325,11 +336,7 @@ def _since(tokenizer: Any, turns: list[Message], number: int, replied: str, prom
 
 
 def _common_end(one: str, other: str) -> str:
-    length = next(
-        (i for i, (a, b) in enumerate(zip(reversed(one), reversed(other), strict=False)) if a != b),
-        min(len(one), len(other)),
-    )
-    return one[len(one) - length :]
+    return one[len(one) - common_start((one[::-1], other[::-1])) :]
 
 
 def _rounds(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:

@@ -18,6 +18,7 @@ import torch
 import transformers
 
 from stages.cli import run
+from stages.conversation import bare
 from stages.exam import (
     DISTRACTORS,
     HERS,
@@ -192,7 +193,7 @@ def make_judge(paper: Paper, voice: Voice | None, params: EvaluateParams) -> Jud
 def ask_for_replies(character: Character, paper: Paper, judge: Judge, params: EvaluateParams) -> list[Row]:
     """The rows of reports/replies.jsonl; a held-out turn that was not drawn keeps its real line alone."""
     messages = {each.id: to_messages(each, paper.card) for each in paper.exam.of("test")}
-    contexts = {name: [{"role": m["role"], "content": m["content"]} for m in of] for name, of in messages.items()}
+    contexts = {name: bare(of) for name, of in messages.items()}
     every = held_out(paper.said, contexts)
     drawn, probes = spread(every, params.held_out_replies), probed(paper.probes, paper.card)
     telling = [question for question in probes if question.probe.kind in FAILURES]

@@ -7,8 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.conversation import IGNORE, encode, encode_supervised, label_ids, neutralise
-from stages.messages import Card, Message, to_messages
+from stages.conversation import IGNORE, Message, bare, common_start, encode, encode_supervised, label_ids, neutralise
+from stages.messages import Card, to_messages
 from stages.metrics import length
 from stages.persona import language
 from stages.probes import Probe
@@ -90,11 +90,6 @@ def read_exam(path: Path) -> Exam:
     return exam
 
 
-def scene_of(dialogue: Dialogue) -> str:
-    """The scene that a dialogue was cut from: the unit of the bootstrap."""
-    return dialogue.id.rsplit(".", 1)[0]
-
-
 def core_rule(lines: Iterable[str]) -> Callable[[str], bool]:
     """Whether no cleaning rule on form, filler or language would touch a line; these lines tell the language."""
     foreign = FOREIGN[language("".join(lines))]
@@ -114,7 +109,7 @@ def turns(dialogue: Dialogue, card: Card, core: Callable[[str], bool]) -> list[S
             who = HERS if turn.speaker == card.character else HIS
             text = "\n".join(piece.text for piece in spoken)
             untouched = all(core(piece.text) for piece in spoken)
-            found.append(Said(dialogue.id, scene_of(dialogue), dialogue.split, place, who, text, untouched))
+            found.append(Said(dialogue.id, dialogue.scene_id, dialogue.split, place, who, text, untouched))
     return found
 
 
@@ -125,7 +120,7 @@ def sheets(tokenizer: Any, dialogue: Dialogue, card: Card, core: Callable[[str],
     """The dialogue's tokens with every turn's place in them, in windows of at most `LIMIT` tokens."""
     messages = to_messages(dialogue, card)
     said = {turn.place: turn for turn in turns(dialogue, card, core)}
-    ends = [stop for _, stop in _runs(encode_supervised(tokenizer, _all_learn(messages))[1])]
+    ends = [stop for _, stop in _runs(encode_supervised(tokenizer, bare(messages))[1])]
     for first, fresh, last in windows(ends, LIMIT):
         part = messages[:1] + messages[1 + 2 * first : 1 + 2 * last]
         shift = 2 * first
@@ -154,7 +149,7 @@ def windows(ends: Sequence[int], limit: int) -> list[tuple[int, int, int]]:
 
 def sheet(tokenizer: Any, messages: Sequence[Message], wanted: dict[int, Said]) -> Sheet:
     """The tokens of some messages, labels on her wanted turns, and where each wanted turn stands."""
-    ids, supervised = encode_supervised(tokenizer, _all_learn(messages))
+    ids, supervised = encode_supervised(tokenizer, bare(messages))
     labels = label_ids(tokenizer, ids, supervised)
     hers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     asked = []
@@ -166,10 +161,6 @@ def sheet(tokenizer: Any, messages: Sequence[Message], wanted: dict[int, Said]) 
     his = [(place, said) for place, said in wanted.items() if said.who == HIS]
     asked += [Asked(said, *_span(tokenizer, messages, place, said.text)) for place, said in his]
     return Sheet(ids, labels, sorted(asked, key=lambda one: one.start))
-
-
-def _all_learn(messages: Sequence[Message]) -> list[Message]:
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
 def _runs(supervised: Sequence[bool]) -> list[tuple[int, int]]:
@@ -186,9 +177,9 @@ def _span(tokenizer: Any, messages: Sequence[Message], place: int, text: str) ->
     """The tokens of his words, found by putting other words in their place."""
     content = _replaced(messages[place]["content"], neutralise(text))
     changed = [*messages[:place], {**messages[place], "content": content}, *messages[place + 1 :]]
-    ids, others = (encode_supervised(tokenizer, _all_learn(each))[0] for each in (messages, changed))
-    start = _agreeing(ids, others)
-    return start, max(start + 1, len(ids) - _agreeing(ids[:start:-1], others[:start:-1]))
+    ids, others = (encode_supervised(tokenizer, bare(each))[0] for each in (messages, changed))
+    start = common_start((ids, others))
+    return start, max(start + 1, len(ids) - common_start((ids[:start:-1], others[:start:-1])))
 
 
 def _replaced(content: str, text: str) -> str:
@@ -196,15 +187,6 @@ def _replaced(content: str, text: str) -> str:
     lines, words = content.split("\n"), text.split("\n")
     at = max(i for i in range(len(lines)) if lines[i : i + len(words)] == words)
     return "\n".join([*lines[:at], OTHER_WORDS, *lines[at + len(words) :]])
-
-
-def _agreeing(one: Sequence[int], other: Sequence[int]) -> int:
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
 
 
 def reply_ids(tokenizer: Any, text: str) -> list[int]:

@@ -8,7 +8,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations, groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from stages.cli import run
 from stages.duplicates import find, near_duplicate_groups, unite
 from stages.formats.marks import DATE
 from stages.params import load_params
-from stages.records import SPLITS, Dialogue, InputError, Line, Piece, Turn, as_row, read_lines, write_json, write_jsonl
+from stages.records import SPLITS, Dialogue, InputError, Line, Piece, Turn, read_lines, write_json, write_jsonl
 
 LINES = Path("processed/lines.jsonl")
 DIALOGUES = Path("processed/dialogues.jsonl")
@@ -387,7 +387,7 @@ def check_splits(dialogues: list[Dialogue], params: FilterParams, tally: Tally) 
 
 def cures(dialogues: list[Dialogue], params: FilterParams, tally: Tally) -> Iterator[str]:
     """What gives every split dialogues, the likeliest first."""
-    scenes, groups = {d.id.rpartition(".")[0] for d in dialogues}, {d.group for d in dialogues}
+    scenes, groups = {d.scene_id for d in dialogues}, {d.group for d in dialogues}
     if len(groups) < len(SPLITS) <= len(scenes):
         yield (
             f"{len(scenes)} scenes with dialogues make {len(groups)} of near duplicates: "
@@ -424,7 +424,7 @@ def build_exam(planned: list[Planned], dialogues: list[Dialogue], params: Filter
     sample = set(random.Random(params.seed).sample(train, min(params.exam_train_dialogues, len(train))))
     for dialogue in dialogues:
         if dialogue.split != "train" or dialogue.id in sample:
-            yield {"part": "dialogue", **as_row(dialogue)}
+            yield {"part": "dialogue", **asdict(dialogue)}
     for scene, _, split in planned:
         for line in scene.lines if split == "train" else ():
             if line.speaker and line.kind == "speech":

@@ -23,11 +23,10 @@ from tqdm import tqdm
 
 from stages.attention import masks, new_cache, plain
 from stages.base_model import find_device, load_base
-from stages.conversation import encode, stop_ids
+from stages.conversation import Message, common_start, encode, stop_ids
 from stages.records import InputError
 from stages.trust import CARD, TEMPLATE, check_adapter, read_object, unfit_decoding
 
-Message = dict[str, Any]
 Conversation = Sequence[Message]
 
 CONTEXT_TOKENS = 2048  # a conversation's memory: its oldest rounds are forgotten first
@@ -344,7 +343,8 @@ class State:
         """Read the prompts: what they share once, the rest in groups of like length."""
         if not plain(model):
             return cls._read(model, prompts, None, 0)
-        shared, prefix = common_start(prompts), new_cache(model)
+        # Of no prompt the last token: what comes after it is wanted.
+        shared, prefix = min(common_start(prompts), min(map(len, prompts)) - 1), new_cache(model)
         if shared:
             model.get_decoder()(input_ids=torch.tensor([prompts[0][:shared]], device=model.device), cache=prefix)
         return join([cls._read(model, group, copy.deepcopy(prefix), shared) for group in like_length(prompts, shared)])
@@ -429,15 +429,6 @@ def join(states: Sequence[State]) -> State:
         for name in ("real", "position")
     )
     return State(first.model, cache, real, position, torch.cat([state.logits for state in states]))
-
-
-def common_start(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; the last token of each stays out of it."""
-    first, limit = prompts[0], min(map(len, prompts)) - 1
-    shared = 0
-    while shared < limit and all(prompt[shared] == first[shared] for prompt in prompts):
-        shared += 1
-    return shared
 
 
 def choose(

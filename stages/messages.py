@@ -2,12 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from stages.conversation import fill_persona, neutralise
+from stages.conversation import Message, fill_persona, neutralise
 from stages.records import Dialogue, Piece, Turn
-
-Message = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ model's forward give.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import takewhile
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stages.attention import plain
-from stages.conversation import IGNORE
+from stages.conversation import IGNORE, common_start
 from stages.head import label_losses
 from stages.records import InputError
 
@@ -79,8 +78,7 @@ def _shared(samples: Sequence[Sample]) -> int:
         return 0
     labelled = [i for sample in samples for i, label in enumerate(sample.labels) if i and label != IGNORE]
     most = min([*labelled, *(len(sample.ids) for sample in samples)]) - 1
-    columns = zip(*(sample.ids[: max(0, most)] for sample in samples), strict=True)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return max(0, min(most, common_start(sample.ids for sample in samples)))
 
 
 # --- attention

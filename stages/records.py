@@ -4,7 +4,7 @@ Line --filter--> Dialogue(Turn(Piece)) --denoise--> Dialogue --format--> message
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,6 +67,12 @@ class Dialogue:
     group: str
     split: str
     turns: tuple[Turn, ...]
+
+    @property
+    def scene_id(self) -> str:
+        """The scene that it was cut from, `file#number`; what follows in `id` is its own number there."""
+        own = self.id.removeprefix(f"{self.file}#").partition(".")[0]
+        return f"{self.file}#{own}"
 
 
 def dump(record: Any) -> bytes:
@@ -135,14 +141,3 @@ def _build(kind: type[Record], row: dict[str, Any], path: Path) -> Record:
 @cache
 def _names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
-
-
-def as_row(record: Any) -> Any:
-    """The JSON object of a record; `learn` only where denoise has set it."""
-    if not isinstance(record, Dialogue):
-        return asdict(record) if hasattr(record, "__dataclass_fields__") else record
-    row = asdict(record)
-    for turn in row["turns"]:
-        if turn["learn"] is None:
-            del turn["learn"]
-    return row

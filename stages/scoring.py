@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from stages.attention import masks, plain
-from stages.conversation import IGNORE
+from stages.conversation import IGNORE, common_start
 from stages.head import label_losses
 
 ROW_TOKENS = 512  # a packed row's size: the attention's cost grows with its square
@@ -94,12 +94,7 @@ class Prefix:
 
 def shared_length(trees: Sequence[Tree]) -> int:
     """How many tokens all trunks begin with, less what predicts the first wanted token."""
-    first, *others = (tree.trunk for tree in trees)
-    limit = min(_first_wanted(tree) - 1 for tree in trees)
-    shared = 0
-    while shared < limit and all(trunk[shared] == first[shared] for trunk in others):
-        shared += 1
-    return shared
+    return max(0, min(common_start(tree.trunk for tree in trees), *(_first_wanted(tree) - 1 for tree in trees)))
 
 
 def _first_wanted(tree: Tree) -> int:

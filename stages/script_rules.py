@@ -250,9 +250,8 @@ def drop_duplicate_scenes(spots: list[Spot], texts: Texts, params: DenoiseParams
 
 
 def is_first(dialogue: Dialogue) -> bool:
-    """Whether a dialogue's scene gave its group the name; ids are file#scene.dialogue."""
-    scene = dialogue.id.removeprefix(f"{dialogue.file}#").partition(".")[0]
-    return dialogue.group == f"{dialogue.file}#{scene}"
+    """Whether a dialogue's scene gave its group the name."""
+    return dialogue.group == dialogue.scene_id
 
 
 def drop_duplicate_dialogues(spots: list[Spot], texts: Texts, params: DenoiseParams) -> Texts:

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ from stages.intervals import ratio
 from stages.messages import Card, to_messages
 from stages.params import load_params
 from stages.probes import read_probe
-from stages.records import Dialogue, InputError, Piece, Turn, as_row, write_json, write_jsonl
+from stages.records import Dialogue, InputError, Piece, Turn, write_json, write_jsonl
 from stages.replies import Question, held_out, probed, row, so_far, spread
 from stages.scoring import Branch, Scores, Tree, rows, rows_agree, score, score_plainly, shared_length
 from stages.voice import train_voice
@@ -112,7 +112,7 @@ def exam_rows():
     dialogues = [dialogue(i, split, rng) for i, split in enumerate(splits, 1)]
     narrated = Turn("夏生", (Piece(1, "narration", "他推开门。"),))
     first = replace(dialogues[0], turns=(narrated, *dialogues[0].turns[1:]))
-    yield from ({"part": "dialogue", **as_row(each)} for each in (first, *dialogues[1:]))
+    yield from ({"part": "dialogue", **asdict(each)} for each in (first, *dialogues[1:]))
     for _ in range(40):
         for speaker, lines in (
             ("亚托莉", HER),
