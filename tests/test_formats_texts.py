@@ -44,6 +44,10 @@ def test_a_label_that_few_subtitles_have_is_a_sign_on_the_screen() -> None:
     assert {name for name, _ in said("subtitles", srt(*["One."] * 45, "Subject: two", "Subject: three"))} == {None}
 
 
+def test_a_subtitle_that_calls_a_name_is_nobodys() -> None:
+    assert said("subtitles", srt("Mai: One.", "Kou: Two.", "Mai: Three.", "Kou: Four.", "Mai!"))[4:] == [(None, "Mai!")]
+
+
 def test_names_of_the_events_leave_other_events_their_labels() -> None:
     head = (
         "[Script Info]\n\n[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
@@ -153,6 +157,19 @@ def test_a_play_may_part_the_name_by_spaces_or_a_full_stop() -> None:
 def test_a_known_name_before_any_quotation_speaks(line: str, expected: list[tuple[str, str]]) -> None:
     text = "夏生「一。」\n舞「二。」\n" * 2
     assert said("text", text + line + "夏生「五。」\n")[4:] == [*expected, ("夏生", "五。")]
+
+
+@pytest.mark.parametrize(("colon", "her"), [("：", "舞！"), (":", "舞！"), ("\t", "舞")])
+def test_a_name_without_the_mark_of_its_form_gives_nobody_the_word(colon: str, her: str) -> None:
+    text = "".join(f"{name}{colon}{words}\n" for name, words in DIALOGUE)
+    (shout,) = read("text", f"{text}夏生{colon}\n{her}\n")[4:]
+    assert (shout.speaker, shout.text) == ("夏生", her)
+    assert said("text", f"{text}夏生{colon}走吧。    {her}\n")[4:] == [("夏生", f"走吧。    {her}")]
+
+
+def test_a_quotation_runs_on_past_a_line_that_calls_a_name() -> None:
+    text = "".join(f"{name}：{words}\n" for name, words in DIALOGUE)
+    assert said("text", f"{text}夏生：「走。\n舞！\n走！」\n")[4:] == [("夏生", "走。\n舞！\n走！")]
 
 
 @pytest.mark.parametrize("marks", ["【】", "[]", "［］", "［】"])

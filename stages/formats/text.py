@@ -52,12 +52,12 @@ def split_colon(line: str) -> tuple[str, str]:
     """The label as written and what follows the first colon of either width."""
     full, half = line.find("："), line.find(":")
     at = half if full < 0 or 0 <= half < full else full
-    return line[:at], line[at + 1 :]
+    return (line[:at], line[at + 1 :]) if at >= 0 else ("", line)
 
 
 def split_tab(line: str) -> tuple[str, str]:
-    label, _, body = line.partition("\t")
-    return label, body
+    label, tab, body = line.partition("\t")
+    return (label, body) if tab else ("", line)
 
 
 def split_bracket(line: str) -> tuple[str, str]:
