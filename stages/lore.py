@@ -118,8 +118,8 @@ def read_wiki(path: Path) -> Iterator[Item]:
     bold = next((tag for tag in code.filter_tags() if tag.tag == "b"), None)
     title = bold.contents.strip_code() if bold else path.stem
     for template in code.filter_templates()[:1]:
-        for field in template.params:
-            yield Fact(f"{path.name}#infobox", title, plain(field.name), plain(field.value))
+        fields = [(plain(field.name), plain(field.value)) for field in template.params]
+        yield from (Fact(f"{path.name}#infobox", title, key, value) for key, value in fields if value)
     for node in [
         *code.filter_tags(matches=lambda tag: tag.tag in ("ref", "table", "references")),
         *code.filter_templates(),
@@ -153,7 +153,7 @@ def read_page(source: str, title: str, lines: Iterable[str]) -> Iterator[Item]:
     """Facts and passages: `; key：value` is about the subject, `- key：value` too where a third heading names one."""
     section, subject, own, prose = "", title, False, []
     for line in [*lines, "# "]:
-        heading, fact = re.match(r"(#+)\s*(.*)", line), re.match(r"([-;])\s+([^：:]{1,16})[：:]\s*(.+)", line)
+        heading, fact = re.match(r"(#+)\s*(.*)", line), re.match(r"([-;])\s+([^：:]{1,16})[：:]\s*(\S.*)", line)
         if heading:
             if prose:
                 yield Passage(f"{source}#{section}", subject, section if section != subject else "", "".join(prose))
@@ -163,7 +163,7 @@ def read_page(source: str, title: str, lines: Iterable[str]) -> Iterator[Item]:
             yield Fact(
                 f"{source}#{section}", subject if own or fact[1] == ";" else "", fact[2].strip(), fact[3].strip()
             )
-        elif line.strip() and not line.startswith("-"):
+        elif line.strip() and not line.startswith(("-", ";")):
             prose.append(line.strip())
 
 
@@ -259,7 +259,7 @@ def tell(passage: Passage, character: str, language: str) -> Answers | None:
     if language != "zh" or len(about + topic) < 2:
         return None
     sentences = re.findall(r"[^。！？]+[。！？]", passage.text)
-    said = [in_first_person(one, character, hers) for one in sentences if sayable(one, character, hers)]
+    said = [in_first_person(one, character, hers) for one in sentences if sayable(one, hers)]
     text = "".join(said[:2])
     if not text or len(text) > LONGEST_ANSWER:
         return None
@@ -268,7 +268,7 @@ def tell(passage: Passage, character: str, language: str) -> Answers | None:
     return Answers(passage.source, list(asks), [text])
 
 
-def sayable(sentence: str, character: str, hers: bool) -> bool:
+def sayable(sentence: str, hers: bool) -> bool:
     """No word from outside the story, and no pronoun that might be somebody else's."""
     return not META.search(sentence) and (hers or not PRONOUN.search(sentence))
 

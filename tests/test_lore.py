@@ -78,6 +78,16 @@ def test_a_markdown_page_names_its_subject_in_third_headings(tmp_path):
     ]
 
 
+def test_a_field_without_a_value_is_no_fact_and_no_prose(tmp_path):
+    wiki = WIKI.replace("|称呼夏生=", "|身高 = \n|体重=<!-- ? -->\n|称呼夏生=").replace("; 零食", "; 尺寸 : \n; 零食")
+    assert page(tmp_path, "a.wiki", wiki) == page(tmp_path, "a.wiki", WIKI)
+
+
+def test_a_list_item_without_a_value_is_no_fact(tmp_path):
+    empty = MARKDOWN.replace("- 店主", "- 店龄： \n- 店主")
+    assert page(tmp_path, "a.md", empty) == page(tmp_path, "a.md", MARKDOWN)
+
+
 def test_hand_written_answers_come_first_and_as_they_are(tmp_path):
     (tmp_path / "z.yaml").write_text("- ask: [你好吗？, 还好吗？]\n  answer: 好！\n", encoding="utf-8")
     (tmp_path / "a.md").write_text(MARKDOWN, encoding="utf-8")
