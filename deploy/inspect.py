@@ -85,16 +85,23 @@ def choose_leads(lines: list[Line], character: str | None, partner: str | None) 
     return (character or other, partner or other) if character or partner else suggested
 
 
-def suggest_aliases(found: dict[str, Any], character: str) -> dict[str, list[str]]:
-    """Typos to the name they are near; unnamed phases to the character, for a person to confirm."""
+def suggest_aliases(found: dict[str, Any], character: str, others: Collection[str]) -> dict[str, list[str]]:
+    """Typos to the name they are near; unnamed phases to the character, for a person to confirm; `others` stay."""
+    near = {row["name"]: row["near"][0] for row in found["suspicious"]}
+    unnamed = [row["name"] for row in found["speakers"] if UNNAMED.search(row["name"])]
+    nearest = near | {name: character for name in unnamed if name not in near}
+    nearest = {name: other for name, other in nearest.items() if name not in (character, *others)}
     aliases: dict[str, list[str]] = {}
-    for row in found["suspicious"]:
-        aliases.setdefault(row["near"][0], []).append(row["name"])
-    near = {row["name"] for row in found["suspicious"]}
-    for row in found["speakers"]:
-        if UNNAMED.search(row["name"]) and row["name"] not in near and row["name"] != character:
-            aliases.setdefault(character, []).append(row["name"])
+    for name in nearest:
+        aliases.setdefault(last(name, nearest), []).append(name)
     return aliases
+
+
+def last(name: str, nearest: dict[str, str]) -> str:
+    """Where a chain of nearest names ends: a name that is itself an alias cannot have aliases."""
+    while name in nearest:
+        name = nearest[name]
+    return name
 
 
 def learned(dialogues: list[Dialogue], character: str) -> tuple[int, int, int]:
@@ -177,7 +184,7 @@ def main() -> None:
         show_training(lines, params)
     except InputError as error:
         print(f"\nNo training run is possible yet: {error}")
-    show_params(source, params, settings.aliases, suggest_aliases(found, params.character))
+    show_params(source, params, settings.aliases, suggest_aliases(found, character, (partner, *settings.aliases)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.inspect import choose_leads, suggest_aliases, suggest_leads
+from stages.extract import check_aliases, suspicious
 from stages.records import InputError, Line
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +73,22 @@ def test_typos_and_unnamed_phases_are_suggested_as_aliases():
         "suspicious": [{"name": "水彩萌", "lines": 1, "near": ["水菜萌"]}],
         "speakers": [{"name": "水菜萌"}, {"name": "水彩萌"}, {"name": "？？？"}, {"name": "亚托莉"}],
     }
-    assert suggest_aliases(found, "亚托莉") == {"水菜萌": ["水彩萌"], "亚托莉": ["？？？"]}
+    assert suggest_aliases(found, "亚托莉", ()) == {"水菜萌": ["水彩萌"], "亚托莉": ["？？？"]}
+
+
+@pytest.mark.parametrize(
+    ("lines_of", "suggested"),
+    [
+        ({"水菜萌": 40, "水菜": 9, "水彩": 1}, {"水菜萌": ["水彩", "水菜"]}),
+        ({"少女": 9, "少女B": 1}, {"亚托莉": ["少女B", "少女"]}),
+        ({"小夏生": 40, "小夏": 9, "少年": 9}, {}),
+    ],
+)
+def test_what_is_suggested_gives_every_name_to_one_and_none_of_the_leads_away(lines_of, suggested):
+    found = {"suspicious": suspicious(lines_of), "speakers": [{"name": name} for name in lines_of]}
+    aliases = suggest_aliases(found, "亚托莉", ("少年", "小夏"))
+    assert aliases == suggested
+    check_aliases({"亚托莉": [], "少年": [], "小夏": [], **aliases})
 
 
 def test_inspect_prints_what_to_paste_and_changes_no_file(tmp_path):
