@@ -233,6 +233,16 @@ def test_the_wanted_translation_of_a_game_is_read_in_the_place_of_its_original()
         run(game, renpy_language="english")
 
 
+@pytest.mark.parametrize("mention", ["# {}", 'define t = "{}"'])
+def test_a_translation_that_is_only_mentioned_takes_no_labels_place(mention: str) -> None:
+    mention = mention.format("translate german start_0badcafe:")
+    game = f'{mention}\nlabel start:\n    "One."\nlabel end:\n    "Two."\n'
+    translation = 'translate german end_1a2b3c4d:\n    "Zwei."\n'
+    rows, tally = run({"a.rpy": game, "tl/german/a.rpy": translation}, renpy_language="german")
+    assert [row["text"] for row in rows] == ["One.", "Zwei."]
+    assert [(reject["line"], reject["text"]) for reject in tally.rejects] == [(5, "Two.")]
+
+
 def test_a_file_with_an_engines_suffix_is_no_plain_text_beside_its_scripts() -> None:
     book = 'define words = [\n    ("灯台", "说明：海边的高塔。"),\n    ("雾", "说明：低低的云。"),\n]\n' * 4
     script = 'define m = Character("舞")\nlabel start:\n    m "带伞了吗？"\n    "雨停了。"\n'

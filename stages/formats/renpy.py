@@ -395,8 +395,7 @@ SPOKEN = re.compile(  # roughly a say
     rf"^[ \t]++(?!(?:{'|'.join(word for word in sorted(SILENT) if word != '$')})\b)(?:[^\W\d][^\n\"'=(\#$]*+)?[\"']",
     re.MULTILINE,
 )
-LANGUAGES = re.compile(rf"^translate[ \t]++({WORD})[ \t]++(?!(?:strings|python|style)\b)", re.MULTILINE)
-TRANSLATE_BLOCK = re.compile(TRANSLATE.pattern, re.MULTILINE)
+TRANSLATE_BLOCK = re.compile("^" + TRANSLATE.pattern, re.MULTILINE)
 STRINGS = re.compile(rf"^translate[ \t]++({WORD})[ \t]++strings[ \t]*+:.*\n((?:(?:[ \t].*)?\n)*)", re.MULTILINE)
 OLD_NEW = re.compile(rf"^[ \t]++old[ \t]++({STRING})\s++new[ \t]++({STRING})", re.MULTILINE | re.DOTALL)
 REGISTERED = re.compile(r"""(?:statements\.register|register_statement)\(\s*(?:name\s*=\s*)?["'](\w+)""")
@@ -426,7 +425,7 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
             names.update(_statements(text))
         names.update(dict.fromkeys(_labels(text), ""))
         if "translate" in text:
-            languages.update(LANGUAGES.findall(text))
+            languages.update(language for language, _ in _blocks(text))
             names.update(_translations(text))
         _assign(text, values)
     for identifier in kinds:
@@ -434,11 +433,10 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
     if languages:
         names[LANGUAGE] = max(languages, key=lambda language: languages[language])
         names |= {TRANSLATED + language: "" for language in languages}
-    shown = {
+    return {
         identifier: VARIABLE.sub(lambda found: values.get(found[1]) or found[0], name)
         for identifier, name in names.items()
     }
-    return shown
 
 
 def _statements(text: str) -> Iterator[tuple[str, str]]:
@@ -459,10 +457,15 @@ def _labels(text: str) -> Iterator[str]:
             yield LABELLED + label.replace(".", "_")
 
 
+def _blocks(text: str) -> list[tuple[str, str]]:
+    """Language and id of each translate block that says something."""
+    return [block for block in TRANSLATE_BLOCK.findall(text) if block[1] not in NOT_SAID]
+
+
 def _translations(text: str) -> Iterator[tuple[str, str]]:
     """The labels that are translated, by language, and old and new of the `strings`."""
-    for language, identifier in TRANSLATE_BLOCK.findall(text):
-        if identifier not in NOT_SAID and (label := label_of(identifier)) is not None:
+    for language, identifier in _blocks(text):
+        if (label := label_of(identifier)) is not None:
             yield f"{TRANSLATED}{language}:{label}", ""
     for language, block in STRINGS.findall(text):
         for old, new in OLD_NEW.findall(block):
