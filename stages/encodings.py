@@ -74,7 +74,7 @@ class Decoded:
     encoding: str
     why: str
     bad_bytes: tuple[BadByte, ...] = ()
-    mojibake_lines: tuple[int, ...] = ()
+    mojibake_repaired: int = 0  # lines
 
 
 @dataclass
@@ -120,7 +120,7 @@ def decode(name: str, data: bytes, *, forced: str = "auto", ballot: Ballot | Non
     else:
         encoding, why, follows = _choose(name, data, ballot or Ballot())
     text, bad = _decode(name, data, encoding)
-    repaired: tuple[int, ...] = ()
+    repaired = 0
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if codecs.lookup(encoding).name in ANY_BYTES and not follows:
         _verify_letters(name, text, encoding)
@@ -130,15 +130,15 @@ def decode(name: str, data: bytes, *, forced: str = "auto", ballot: Ballot | Non
     return Decoded(text.removeprefix("\ufeff"), encoding, why, bad, repaired)
 
 
-def repair(text: str) -> tuple[str, tuple[int, ...]]:
-    """Undo mojibake line by line: the text and the numbers of the repaired lines."""
+def repair(text: str) -> tuple[str, int]:
+    """Undo mojibake line by line: the text and how many lines were repaired."""
     lines = text.split("\n")
-    repaired = []
+    repaired = 0
     for index, line in enumerate(lines):
         if LATIN_LEFTOVERS.search(line) and is_bad(line) and (fixed := ftfy.fix_encoding(line)) != line:
             lines[index] = fixed
-            repaired.append(index + 1)
-    return ("\n".join(lines) if repaired else text), tuple(repaired)
+            repaired += 1
+    return "\n".join(lines), repaired
 
 
 def _choose(name: str, data: bytes, ballot: Ballot) -> tuple[str, str, bool]:

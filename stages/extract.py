@@ -23,7 +23,7 @@ from rapidfuzz.distance import Levenshtein
 
 from stages import encodings
 from stages.cli import run
-from stages.encodings import Ballot, Decoded
+from stages.encodings import Decoded
 from stages.formats import FORMATS, Format, Message, Options, Reject
 from stages.formats.docx import document_text
 from stages.formats.labels import nonblank
@@ -87,7 +87,6 @@ class File:
     """A file decoded and its format chosen."""
 
     name: str
-    text: str
     decoded: Decoded
     format: Format
     why: str
@@ -223,13 +222,14 @@ class Folder:
         check_params(params)
         self.sources = list(sources)
         self.params = params
-        self.ballot = Ballot()
         self.last: File | None = None
         self.heirs: dict[str, str] = {}  # format -> the one that its files are read as in this folder
         self.owners: dict[str, str] = {}  # suffix -> the engine whose scripts bear it in this folder
-        for source in self.sources:
-            if self.setting(source.name, "encoding") == "auto" and suffix(source.name) != ".docx":
-                self.ballot.add(source.data())
+        self.ballot = encodings.vote(source.data() for source in self.sources if self.votes(source.name))
+
+    def votes(self, name: str) -> bool:
+        """Whether a file's bytes say something about the encoding of the folder."""
+        return self.setting(name, "encoding") == "auto" and suffix(name) != ".docx"
 
     def setting(self, name: str, key: str) -> Any:
         """`format`, `encoding` or `aliases` of a file: its own in extract.files, else that of the section."""
@@ -247,7 +247,7 @@ class Folder:
             decoded = Decoded(document_text(name, source.data()), "docx", "Word document")
         else:
             decoded = encodings.decode(name, source.data(), forced=self.setting(name, "encoding"), ballot=self.ballot)
-        return File(name, decoded.text, decoded, *self.choose(name, decoded.text))
+        return File(name, decoded, *self.choose(name, decoded.text))
 
     def choose(self, name: str, text: str) -> tuple[Format, str]:
         """The format of a file and why."""
@@ -261,17 +261,14 @@ class Folder:
             entry.name: entry.sniff(head) + SUFFIX_BONUS * (suffix(name) in entry.suffixes)
             for entry in FORMATS.values()
         }
-        best = max(scores, key=lambda entry: scores[entry])
+        best, second, *_ = sorted(scores, key=lambda entry: -scores[entry])
         if scores[best] <= 0:
             return FORMATS["text"], "no format knows it"
         if best in self.heirs:
             return FORMATS[self.heirs[best]], f"{best} {scores[best]:.2f}, and other files are {self.heirs[best]}"
         if best in PLAIN and (owner := self.owners.get(suffix(name))):
             return FORMATS[owner], f"{best} {scores[best]:.2f}, and other {suffix(name)} files are {owner}"
-        others = sorted(scores, key=lambda entry: -scores[entry])[1:2]
-        return FORMATS[best], f"{best} {scores[best]:.2f}, next " + ", ".join(
-            f"{other} {scores[other]:.2f}" for other in others
-        )
+        return FORMATS[best], f"{best} {scores[best]:.2f}, next {second} {scores[second]:.2f}"
 
     def files(self) -> Iterator[File]:
         for source in self.sources:
@@ -280,11 +277,12 @@ class Folder:
     def survey(self) -> dict[str, dict[str, str]]:
         """What each format that surveys learns from its files: format -> identifier -> name."""
         chosen = self.settled()
-        return {
-            name: survey(self.file(source).text for kin in (name, *FORMATS[name].kin) for source in chosen.get(kin, ()))
-            for name in chosen
-            if (survey := FORMATS[name].survey)
-        }
+
+        def texts(name: str) -> Iterator[str]:
+            sources = (source for kin in (name, *FORMATS[name].kin) for source in chosen.get(kin, ()))
+            return (self.file(source).decoded.text for source in sources)
+
+        return {name: survey(texts(name)) for name in chosen if (survey := FORMATS[name].survey)}
 
     def settled(self) -> dict[str, list[Source]]:
         """Format -> its files, once the folder as a whole has decided where single files cannot tell."""
@@ -355,7 +353,7 @@ def read_file(file: File, names: Names, options: Options, tally: Tally) -> Itera
     """One file's JSON lines, a batch at a time; its counts go to the tally."""
     counts: Counter[tuple[str | None, str]] = Counter()
     used, last, rejects = 0, 0, len(tally.rejects)
-    items = file.format.read(file.text, options)
+    items = file.format.read(file.decoded.text, options)
     while batch := list(islice(items, BATCH)):
         used += len(set(map(LINE, batch))) - (batch[0].line == last)
         last = batch[-1].line
@@ -423,8 +421,9 @@ def dump_batch(file: str, batch: list[Message], names: Names) -> bytes:
 
 def account(file: File, messages: int, named: int, rejects: int, used: int) -> dict[str, Any]:
     """A file's row of the report; every line is blank, begins a message or reject, or is structure and continuation."""
-    lines = file.text.count("\n") + 1
-    blank = lines - nonblank(file.text)
+    text = file.decoded.text
+    lines = text.count("\n") + 1
+    blank = lines - nonblank(text)
     row: dict[str, Any] = {
         "file": file.name,
         "format": file.format.name,
@@ -441,8 +440,8 @@ def account(file: File, messages: int, named: int, rejects: int, used: int) -> d
     }
     if file.decoded.bad_bytes:
         row["bad_bytes"] = [place._asdict() for place in file.decoded.bad_bytes]
-    if file.decoded.mojibake_lines:
-        row["mojibake_repaired"] = len(file.decoded.mojibake_lines)
+    if file.decoded.mojibake_repaired:
+        row["mojibake_repaired"] = file.decoded.mojibake_repaired
     if not named:
         row["note"] = (
             f"nobody is named: either `{file.format.name}` names no speakers, or extract.format is wrong for this file"

@@ -106,10 +106,11 @@ class Scenes:
 
     def mark(self, text: str) -> bool:
         """Open a scene if the line is a mark of one."""
-        if title := None if SEPARATOR.fullmatch(text) else TITLE.fullmatch(unwrapped(text)):
+        if not SEPARATOR.fullmatch(text):
+            title = TITLE.fullmatch(unwrapped(text))
+            if title is None:
+                return False
             self.title = title["marked"] or title[0]
-        elif not SEPARATOR.fullmatch(text):
-            return False
         self.parts[self.title] += 1
         part = self.parts[self.title]
         number = str(part) if not self.title else f"({part})" if part > 1 else ""
