@@ -85,11 +85,11 @@ def rows(dialogues: Iterable[Dialogue], split: str, card: Card, params: FormatPa
 
 def make_card(params: FormatParams, character: str, partner: str, dialogues: list[Dialogue]) -> Card:
     """The card with the work's persona.md, or with a persona made from names and the most telling lines."""
-    persona = read_persona(Path(params.work), character, partner)
+    persona, why = read_persona(Path(params.work), character, partner)
     if persona is None:
         hers, his = (lines_of(dialogues, speaker) for speaker in (character, partner))
         persona = make_persona(character, hers, his)
-        print(f"format: {why_made(Path(params.work), character, partner)}; made one from her lines")
+        print(f"format: {why}; made one from her lines")
     if params.user_name == "vary":
         check_varied(f"{params.work}: the persona of {character}", persona, partner)
     return Card(character, partner, partner, neutralise(persona), params.narration)
@@ -110,28 +110,28 @@ def check_varied(where: str, persona: str, partner: str) -> None:
         )
 
 
-def read_persona(work: Path, character: str, partner: str) -> str | None:
-    """persona.<character>.md, or persona.md if it is about this character: the first lead it names."""
-    own = work / f"persona.{character}.md"
-    for path in (own, work / "persona.md"):
-        text = read_text(path).strip() if path.is_file() else ""
-        named = [name for name in (character, partner) if name in text]
-        if text and (path == own or min(named, key=text.index, default=None) == character):
-            return text
-    return None
+def read_persona(work: Path, character: str, partner: str) -> tuple[str | None, str]:
+    """persona.<character>.md, or persona.md if it is about her; else None, and why no file serves."""
+    why = ""
+    for path in filter(Path.is_file, (work / f"persona.{character}.md", work / "persona.md")):
+        text = read_text(path).strip()
+        reason = reason_against(path, text, character, partner)
+        if not reason:
+            return text, ""
+        why = why or f"{path} {reason}"
+    return None, why or f"no persona.md for {character} in {work} (write one, who she is and how she speaks)"
 
 
-def why_made(work: Path, character: str, partner: str) -> str:
-    """Why no file of the work serves as this character's persona, and what makes one serve."""
+def reason_against(path: Path, text: str, character: str, partner: str) -> str:
+    """Why a file is not the character's persona, if so; persona.md is about the first lead that it names."""
     own = f"persona.{character}.md"
-    path = next((path for path in (work / own, work / "persona.md") if path.is_file()), None)
-    if path is None:
-        return f"no persona.md for {character} in {work} (write one, who she is and how she speaks)"
-    text = read_text(path)
-    if not text.strip():
-        return f"{path} is empty (write who she is and how she speaks)"
-    named = f"names {partner} before {character}" if character in text else f"does not name {character}"
-    return f"{path} {named}, so it is not used (name it {own} if it is about her)"
+    named = [name for name in (character, partner) if name in text]
+    if not text:
+        return "is empty (write who she is and how she speaks)"
+    if path.name == own or min(named, key=text.index, default=None) == character:
+        return ""
+    instead = f"names {partner} before {character}" if character in named else f"does not name {character}"
+    return f"{instead}, so it is not used (name it {own} if it is about her)"
 
 
 def lines_of(dialogues: Iterable[Dialogue], speaker: str) -> list[str]:

@@ -104,10 +104,12 @@ def test_rows_keep_to_their_split():
 
 def test_persona_md_serves_only_the_character_it_is_about(tmp_path):
     (tmp_path / "persona.md").write_text("你是亚托莉，和夏生说话。", encoding="utf-8")
-    assert read_persona(tmp_path, "亚托莉", "夏生") == "你是亚托莉，和夏生说话。"
-    assert read_persona(tmp_path, "夏生", "亚托莉") is None
+    assert read_persona(tmp_path, "亚托莉", "夏生") == ("你是亚托莉，和夏生说话。", "")
+    assert read_persona(tmp_path, "夏生", "亚托莉")[0] is None
     (tmp_path / "persona.夏生.md").write_text("你是夏生。", encoding="utf-8")
-    assert read_persona(tmp_path, "夏生", "亚托莉") == "你是夏生。"
+    assert read_persona(tmp_path, "夏生", "亚托莉") == ("你是夏生。", "")
+    (tmp_path / "persona.亚托莉.md").write_text("\n", encoding="utf-8")
+    assert read_persona(tmp_path, "亚托莉", "夏生") == ("你是亚托莉，和夏生说话。", ""), "an empty own one is none"
 
 
 def test_a_work_without_persona_gets_one_from_its_most_telling_lines(tmp_path):
