@@ -14,7 +14,7 @@ import subprocess
 import sys
 import warnings
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,8 +39,8 @@ from stages.norm import derive_norms
 from stages.packed import Layout, Sample, choose_layout, install
 from stages.params import load_params
 from stages.records import InputError, write_json
+from stages.settings import CARD, CONFIG, DECODING, MOST, SENSES, SETTINGS, TEMPLATE, Fields, integer, number, one_of
 from stages.trainer import DialogueTrainer, Keeper, Progress, say
-from stages.trust import DECODING, MOST, SENSES, SETTINGS, Fields
 
 DATASET = Path("processed/dataset")
 ADAPTER = Path("models/adapter")
@@ -212,15 +212,13 @@ def save_adapter(model: PeftModel, tokenizer: Any, card: dict[str, Any], target:
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     model.save_pretrained(aside, state_dict=trained)
     (aside / "README.md").unlink()  # PEFT's empty form
-    config = json.loads((aside / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads((aside / CONFIG).read_text(encoding="utf-8"))
     config["target_modules"].sort()  # a set before: its order changes from run to run
-    config |= {
-        "base_model_name_or_path": card["base_model"],
-        "revision": card["revision"],
-    }  # not a path of this machine
-    write_json(aside / "adapter_config.json", config)
-    (aside / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
-    write_json(aside / "character.json", card)
+    # Not a path of this machine.
+    config |= {"base_model_name_or_path": card["base_model"], "revision": card["revision"]}
+    write_json(aside / CONFIG, config)
+    (aside / TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
+    write_json(aside / CARD, card)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
 
@@ -313,19 +311,8 @@ def name_training(params: TrainParams, facts: dict[str, Any], base: PreTrainedMo
 def make_deterministic() -> None:
     """Kernels whose result does not depend on timing."""
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # it only finds bugs, and costs a pass over every buffer
-    )
-
-
-def within(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
-    """What is expected of a number, and whether that fits."""
-    return f"{low:,} to {high:,}", lambda value: low <= value <= high
-
-
-def one_of(*known: str) -> tuple[str, Callable[[Any], bool]]:
-    """What is expected of a name, and whether that fits."""
-    return f"one of {', '.join(known)}", known.__contains__
+    # It only finds bugs, and costs a pass over every buffer.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 FIELDS: Fields = {  # what a front would refuse of the adapter is refused here, before it is made
@@ -333,17 +320,17 @@ FIELDS: Fields = {  # what a front would refuse of the adapter is refused here, 
     "rank": SETTINGS["r"],
     "alpha": SETTINGS["lora_alpha"],
     "dropout": SETTINGS["lora_dropout"],
-    "epochs": within(1, MOST),
-    "max_steps": within(0, MOST),
-    "batch_size": within(1, MOST),
-    "learning_rate": within(1e-9, 1),
+    "epochs": integer(1, MOST),
+    "max_steps": integer(0, MOST),
+    "batch_size": integer(1, MOST),
+    "learning_rate": number(1e-9, 1),
     "schedule": one_of("constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "inverse_sqrt", "linear"),
-    "warmup": within(0, 0.99),  # from 1 on the Trainer would take it for a number of steps
-    "weight_decay": within(0, 1),
-    "max_grad_norm": within(0, MOST),
-    "max_length": within(1, MOST),
-    "patience": within(0, MOST),
-    "seed": within(0, 2**32 - 1),
+    "warmup": number(0, 0.99),  # from 1 on the Trainer would take it for a number of steps
+    "weight_decay": number(0, 1),
+    "max_grad_norm": number(0, MOST),
+    "max_length": integer(1, MOST),
+    "patience": integer(0, MOST),
+    "seed": integer(0, 2**32 - 1),
     **{f"decoding.{name}": field for name, field in DECODING.items()},
 }
 
@@ -435,7 +422,7 @@ def require_rows(base: PreTrainedModel, *lessons: Lessons) -> None:
 
 def make_card(dataset: Path, params: TrainParams) -> dict[str, Any]:
     """What a front needs beside the weights."""
-    card = json.loads((dataset / "character.json").read_text(encoding="utf-8"))
+    card = json.loads((dataset / CARD).read_text(encoding="utf-8"))
     base = {"base_model": params.base_model, "revision": params.revision, "quantize": quantization(params)}
     return card | base | {"decoding": params.decoding}
 

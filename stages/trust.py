@@ -7,25 +7,35 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from stages.params import read_section
 from stages.records import InputError
+from stages.settings import (
+    CARD,
+    CONFIG,
+    DECODING,
+    MOST,
+    SENSES,
+    SETTINGS,
+    TEMPLATE,
+    WEIGHTS,
+    Fields,
+    is_text,
+    is_text_or_null,
+    number,
+    one_of,
+)
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-CARD, TEMPLATE = "character.json", "chat_template.jinja"
 FILES = (CONFIG, WEIGHTS, CARD, TEMPLATE)
 MAX_HEADER = 8 << 20  # bytes; 1,120 tensors (rank any, 80 layers, 7 projections) need 0.2 MB
 MAX_TEXT = 4 << 20  # bytes of a JSON or template file
-MOST = 1 << 20  # of any number in a decoding
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # where DVC's symlinks lead
 TENSOR = re.compile(r"base_model\.model\.[\w.]+\.lora_(A|B|magnitude_vector)(\.weight)?")
-MODULE = re.compile(r"\w+")
 CODE = (".py", ".pyc", ".so", ".sh", ".dll")
-SENSES = r".*\b(?:vision|audio)\w*\..*"  # towers of a base that also sees or hears: text alone teaches them nothing
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib")
 
 
@@ -143,61 +153,16 @@ def _keys(value: Any) -> Iterator[str]:
             todo += value
 
 
-def _number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: type(value) in (int, float) and low <= value <= high
-
-
-def _whole(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def _above_zero(high: float) -> Callable[[Any], bool]:
-    return lambda value: type(value) in (int, float) and 0 < value <= high
-
-
-def _whole_or_null(value: Any) -> bool:
-    return value is None or type(value) is int
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _text_or_null(value: Any) -> bool:
-    return value is None or _text(value)
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _modules(value: Any) -> bool:
-    """Names: a string would be a regular expression over all of the model."""
-    return isinstance(value, list) and bool(value) and all(_text(name) and MODULE.fullmatch(name) for name in value)
-
-
-def _object(value: Any) -> bool:
+def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-Fields = dict[str, tuple[str, Callable[[Any], bool]]]  # a key -> what is expected of its value, and whether that fits
+def _is_whole_or_null(value: Any) -> bool:
+    return value is None or type(value) is int
+
 
 # PEFT has settings that import modules (megatron_core, auto_mapping), unpickle files (corda_config, lora_ga_config)
-# or multiply layers (layer_replication). What is not listed here must be empty or the default.
-SETTINGS: Fields = {
-    "peft_type": ("LORA", "LORA".__eq__),
-    "task_type": ("CAUSAL_LM", "CAUSAL_LM".__eq__),
-    "base_model_name_or_path": ("the name of a base model", _text),
-    "target_modules": ("a list of module names", _modules),
-    "r": ("a rank from 1 to 1024", _number(1, 1024)),
-    "lora_alpha": ("a number from 0 to 65536", _number(0, 65536)),
-    "lora_dropout": ("a share from 0 to 1", _number(0, 1)),
-    "revision": ("a commit or null", _text_or_null),
-    "peft_version": ("a version", _text),
-    "inference_mode": ("true or false", _flag),
-    "use_rslora": ("true or false", _flag),
-    "use_dora": ("true or false", _flag),
-}
+# or multiply layers (layer_replication). What is not listed in SETTINGS must be empty or the default.
 DEFAULTS = {
     "bias": "none",
     "init_lora_weights": True,
@@ -206,25 +171,18 @@ DEFAULTS = {
     "exclude_modules": SENSES,
 }
 CARD_FIELDS: Fields = {
-    "character": ("a name", _text),
-    "partner": ("a name", _text),
-    "user_name": ("a name", _text),
-    "persona": ("a text", _text),
-    "narration": ("opening or all", ("opening", "all").__contains__),
-    "base_model": ("the name of a base model", _text),
-    "revision": ("a commit or null", _text_or_null),
-    "decoding": ("numbers by name", _object),
-}
-DECODING: Fields = {
-    "max_new_tokens": (f"a whole number from 1 to {MOST:,}", _whole(1, MOST)),
-    "temperature": (f"a number from 0 to {MOST:,}", _number(0, MOST)),
-    "top_p": ("a share above 0, at most 1", _above_zero(1)),
-    "top_k": (f"a whole number from 0 to {MOST:,}", _whole(0, MOST)),
-    "repetition_penalty": (f"a number above 0, at most {MOST:,}", _above_zero(MOST)),
+    "character": ("a name", is_text),
+    "partner": ("a name", is_text),
+    "user_name": ("a name", is_text),
+    "persona": ("a text", is_text),
+    "narration": one_of("opening", "all"),
+    "base_model": ("the name of a base model", is_text),
+    "revision": ("a commit or null", is_text_or_null),
+    "decoding": ("numbers by name", _is_object),
 }
 DECODING_BESIDE: Fields = {  # what a front may add
-    "repeat_guard": (f"a number from 0 to {MOST:,}", _number(0, MOST)),
-    "seed": ("a whole number or null", _whole_or_null),
+    "repeat_guard": number(0, MOST),
+    "seed": ("a whole number or null", _is_whole_or_null),
 }
 
 

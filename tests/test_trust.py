@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from stages.messages import Card
 from stages.records import InputError
-from stages.trust import CARD_FIELDS, CONFIG, MAX_HEADER, SENSES, WEIGHTS, check_adapter
+from stages.settings import CONFIG, SENSES, WEIGHTS
+from stages.trust import CARD_FIELDS, MAX_HEADER, check_adapter
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
 CARD = {
@@ -159,11 +160,14 @@ def test_settings_that_reach_beyond_lora_are_refused(adapter, key, value):
     ("key", "value"),
     [
         ("peft_type", "PROMPT_TUNING"),
+        ("peft_type", 5),
         ("target_modules", ".*"),
         ("target_modules", []),
         ("target_modules", ["../q_proj"]),
         ("r", 10**9),
         ("r", "16"),
+        ("r", 4.5),  # PEFT would make tensors of that size
+        ("r", True),
         ("lora_alpha", float("nan")),
         ("base_model_name_or_path", None),
     ],
