@@ -1,4 +1,4 @@
-"""The kind of what an engine's script lets somebody say: the engine knows who speaks, brackets tell a thought."""
+"""What the engine formats share: the kind of what somebody says, signs that stand close together, a file's head."""
 
 from collections import Counter
 from collections.abc import Set
@@ -7,8 +7,16 @@ import regex
 
 from stages.formats.quotes import wrapped
 
-WIDE = regex.compile(r"^[ \t　]*([^\s：:;。，！？…「」“”\"<>{}\[\]@#]{1,12})：", regex.MULTILINE)
+WIDE_SIGN = regex.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")  # no space beside it parts words
+WIDE_LABEL = regex.compile(r"^[ \t　]*([^\s：:;。，！？…「」“”\"<>{}\[\]@#]{1,12})：", regex.MULTILINE)
 FEW = 2  # lines that are no habit
+HEAD = 200  # non-blank lines by which a format is known
+LINE = 400  # characters that they have at most, on average
+
+
+def head_lines(text: str) -> list[str]:
+    """The first lines that carry anything, as they stand."""
+    return [line for line in text[: HEAD * LINE].split("\n") if line.strip()][:HEAD]
 
 
 def kind_of(speaker: str | None, text: str) -> str:
@@ -20,10 +28,10 @@ def kind_of(speaker: str | None, text: str) -> str:
 
 def wide_labels(text: str) -> Set[str]:
     """What often stands before a full-width colon: names, but not to an engine that takes the half-width one alone."""
-    return {label for label, lines in Counter(WIDE.findall(text)).items() if lines > FEW}
+    return {label for label, lines in Counter(WIDE_LABEL.findall(text)).items() if lines > FEW}
 
 
 def no_speaker(line: str, labels: Set[str]) -> str:
     """Why a label that looks like a speaker's is not one, if the line has such a label."""
-    found = WIDE.match(line) if "：" in line else None
+    found = WIDE_LABEL.match(line) if "：" in line else None
     return f"`{found[1]}：` names nobody: the engine takes `{found[1]}: `" if found and found[1] in labels else ""

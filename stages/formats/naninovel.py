@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import regex
 
-from stages.formats.kinds import kind_of, no_speaker, wide_labels
+from stages.formats.kinds import head_lines, kind_of, no_speaker, wide_labels
 from stages.formats.message import Format, Message, Options, Reject
 
 AUTHOR = regex.compile(r"([^\s\"\\:;@#.{\[]++|\{[^{}\s]++\})(?:\.[^\s\"\\:]*+)?:\s")
@@ -78,12 +78,11 @@ KNOWN = regex.compile(
 )
 OWN = regex.compile(r"@(?:back|hidechars|hideprinter|printer|resettext|despawn|gosub|choice \")", regex.IGNORECASE)
 MARKED = regex.compile(r"[@;]\S|#\s*\w|[^\s:]+: |.*\[[\w<>-][^\[\]]*\]")
-HEAD = 200  # non-blank lines that are looked at
 
 
 def sniff(text: str) -> float:
     """The share of lines with marks of the format, if some are its own commands and none is a tag of KAG."""
-    lines = [line.strip() for line in text[: HEAD * 400].split("\n") if line.strip()][:HEAD]
+    lines = [line.strip() for line in head_lines(text)]
     known = sum(bool(KNOWN.match(line)) for line in lines)
     if not known or any(line.startswith("*") for line in lines):
         return 0.0

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 
 from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
-from stages.formats.renpy import LABELLED, clean, label_of, speaker_name, survey, with_extends
+from stages.formats.renpy import speaker_name, with_extends
+from stages.formats.renpy_names import LABELLED, survey
+from stages.formats.renpy_tokens import clean, label_of
 
 HEADER = "Identifier\tCharacter\tDialogue"
 COLUMNS = 3  # identifier, character, dialogue

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import regex
 
-from stages.formats import kag
+from stages.formats import kag, kag_macros, kag_tags
 from stages.formats.labels import MANNER
 from stages.formats.message import Format, Message, Options, Reject
 
-END = rf"{kag.END}|_?tb_(?:start|end)_text"
-NAME = regex.compile(kag.NAME)
+END = rf"{kag_tags.END}|_?tb_(?:start|end)_text"
+NAME = regex.compile(kag_tags.NAME)
 TAGS = regex.compile(r"\[[^\[\]]*+\]|<[^<>]*+>")
 BRACKETED = regex.compile(r"【([^】\n]*+)】")  # a game that writes names out, as KAG's do
 SPEAKER = regex.compile(r"^#([^\s:][^:\n]*?)[ \t]*(?::|$)", regex.MULTILINE)
@@ -23,7 +23,7 @@ NEW = regex.compile(r"[\[@]chara_new\s[^\]\n]*")
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """Yield the messages in file order."""
     page = kag.Page(END, options.names, True, text)
-    for piece in kag.pieces(text, tyrano=True):
+    for piece in kag_tags.pieces(text, tyrano=True):
         named = None if page.in_macro and piece.kind == "tag" else _speaker(piece, options.names)
         spoken = piece.kind == "text" and not piece.start and not page.in_macro
         if written := BRACKETED.match(piece.line) if spoken else None:
@@ -40,10 +40,10 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
     yield from page.finish()
 
 
-def _speaker(piece: kag.Piece, names: Mapping[str, str]) -> str | None:
+def _speaker(piece: kag_tags.Piece, names: Mapping[str, str]) -> str | None:
     """The name that a `#` line, its tag or a macro sets; "" for nobody, None for any other piece."""
     if piece.kind == "speaker":
-        name = kag.value_of(TAGS.sub("", piece.value).partition(":")[0].lstrip(";"))
+        name = kag_tags.value_of(TAGS.sub("", piece.value).partition(":")[0].lstrip(";"))
         written = BRACKETED.fullmatch(name)
         return written[1].strip() if written else name
     named = kag.name_at(NAME, piece, names) if piece.kind == "tag" else None
@@ -51,16 +51,16 @@ def _speaker(piece: kag.Piece, names: Mapping[str, str]) -> str | None:
 
 
 def survey(texts: Iterable[str]) -> dict[str, str]:
-    """What macros do (see kag); id of each `[chara_new]` -> the name it shows; 舞（小声） -> 舞, who speaks more."""
+    """What macros do, as in KAG; id of each `[chara_new]` -> the name it shows; 舞（小声） -> 舞, who speaks more."""
     texts = list(texts)
-    names = kag.survey(texts)
+    names = kag_macros.survey(texts)
     spoken = Counter(name for text in texts for name in SPEAKER.findall(text))
     for name in spoken:
         if (noted := MANNER.fullmatch(name)) and spoken[noted[1]] > spoken[name]:
             names[name] = noted[1]
     for text in texts:
         for found in NEW.finditer(text):
-            values = kag.Piece("tag", "", 0, found[0], 0, len(found[0])).attributes()
+            values = kag_tags.Piece("tag", "", 0, found[0], 0, len(found[0])).attributes()
             if values.get("name") and values.get("jname"):
                 names.setdefault(values["name"], TAGS.sub("", values["jname"]))
     return names

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import regex
 
-from stages.formats.kinds import kind_of, no_speaker, wide_labels
+from stages.formats.kinds import head_lines, kind_of, no_speaker, wide_labels
 from stages.formats.message import Format, Message, Options, Reject
 
 WORDS = """changeBg changeFigure bgm playVideo pixiPerform pixiInit intro miniAvatar changeScene choose end label pixi
@@ -104,14 +104,14 @@ def _plain(content: str) -> str:
 
 KNOWN = regex.compile(r"(?:" + "|".join(sorted(COMMANDS)) + r")(?::|;|\s*\Z)")
 SAID = regex.compile(r"[^;:]{0,40}:[^;]+;|[^;]+;\s*\Z|;")
-HEAD = 200  # non-blank lines that are looked at
 
 
 def sniff(text: str) -> float:
     """Commands of this engine leave little doubt; the rest by the lines that are such, end in `;` or name a speaker."""
-    if CONFIG.search(text[: HEAD * 400]):
+    lines = head_lines(text)
+    if any(map(CONFIG.match, lines)):
         return 1.0
-    lines = [line.strip() for line in text[: HEAD * 400].split("\n") if line.strip()][:HEAD]
+    lines = [line.strip() for line in lines]
     known = sum(bool(KNOWN.match(line)) for line in lines)
     if not known or (4 * known < len(lines) and known < 1 + len(lines) / 50):
         return 0.0
