@@ -12,7 +12,6 @@ two ways take turns, so that another process slows both; the best of three count
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ import transformers
 from peft import PeftModel
 
 from stages.base_model import load_base
-from stages.conversation import bare, encode, encode_supervised, label_ids, stop_ids
+from stages.conversation import IGNORE, bare, encode, encode_supervised, label_ids, stop_ids
 from stages.evaluate import ADAPTER, EXAM, card_of
 from stages.exam import HERS, Sheet, core_rule, read_exam, sheets, true_tree
 from stages.inference import Character, greedy, load_character, reply_all
@@ -77,7 +76,7 @@ def packed_scores(character: Character, paper: list[Sheet], wanted: set[tuple[st
 def only(sheet: Sheet, wanted: set[tuple[str, int]]) -> Sheet:
     """The sheet up to its last wanted turn, labels on wanted turns alone."""
     asked = [one for one in sheet.asked if (one.said.dialogue, one.said.place) in wanted]
-    labels = [-100] * len(sheet.labels)
+    labels = [IGNORE] * len(sheet.labels)
     for _, start, stop in asked:
         labels[start:stop] = sheet.labels[start:stop]
     end = asked[-1].stop
@@ -94,7 +93,7 @@ def naive_scores(models: list[Any], tokenizer: Any, turns: list[Turn]) -> list[S
             ids, supervised = encode_supervised(tokenizer, [{**m, "learn": m is messages[-1]} for m in messages])
             labels = label_ids(tokenizer, ids, supervised)
             log_p = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().log_softmax(-1)
-            found[key] = sum(float(log_p[i - 1, label]) for i, label in enumerate(labels) if label != -100)
+            found[key] = sum(float(log_p[i - 1, label]) for i, label in enumerate(labels) if label != IGNORE)
         both.append(found)
     return both
 
@@ -115,7 +114,7 @@ def naive_replies(models: list[Any], tokenizer: Any, turns: list[Turn]) -> list[
                 eos_token_id=stop_ids(tokenizer),
                 pad_token_id=tokenizer.pad_token_id,
             )
-            texts.append(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip())
+            texts.append(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).rstrip("\ufffd").strip())
         both.append(texts)
     return both
 
@@ -139,19 +138,16 @@ def race(mine: Callable[[], Any], naive: Callable[[], Any]) -> tuple[float, floa
     return min(seconds[0]), min(seconds[1]), *results
 
 
-def main() -> None:
-    transformers.logging.set_verbosity_error()
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 24
-    character = load_character(Path(ADAPTER))
-    card = card_of(character)
-    plain, tokenizer = load_base(character.card["base_model"], revision=character.card["revision"], dtype="fp32")
-    tokenizer.chat_template = character.tokenizer.chat_template
-    second, _ = load_base(character.card["base_model"], revision=character.card["revision"], dtype="fp32")
-    models = [plain, PeftModel.from_pretrained(second, str(ADAPTER)).eval()]
-    every, paper = held_out(character, card)
-    turns = every[:count]
-    wanted = {turn.key for turn in turns}
+def load_plain(character: Character) -> list[Any]:
+    """Base and adapter as the naive loop has them: two whole models."""
+    name, revision = character.card["base_model"], character.card["revision"]
+    base, second = (load_base(name, revision=revision, dtype="fp32")[0] for _ in range(2))
+    return [base, PeftModel.from_pretrained(second, str(ADAPTER)).eval()]
 
+
+def race_scores(character: Character, models: list[Any], turns: list[Turn], paper: list[Sheet]) -> None:
+    """Print both ways' seconds for the scores of some turns, and how far these are apart."""
+    wanted, tokenizer = {turn.key for turn in turns}, character.tokenizer
     fast, slow, mine, naive = race(
         lambda: packed_scores(character, paper, wanted), lambda: naive_scores(models, tokenizer, turns)
     )
@@ -160,21 +156,37 @@ def main() -> None:
     print(f"scores   {fast:7.1f} s, naive {slow:7.1f} s: {slow / fast:.1f} times; {len(turns)} turns, two models;")
     print(f"         apart by at most {apart:.1e} nats a turn (turns see {min(tokens)} to {max(tokens)} tokens)")
 
-    asked = spread(every, min(REPLIES, count))
+
+def race_replies(character: Character, models: list[Any], asked: list[Turn]) -> None:
+    """Print both ways' seconds for the replies to some turns, and how many of these are equal."""
     fast, slow, said, expected = race(
-        lambda: batched_replies(character, asked), lambda: naive_replies(models, tokenizer, asked)
+        lambda: batched_replies(character, asked), lambda: naive_replies(models, character.tokenizer, asked)
     )
     equal = sum(
         a.strip() == b for one, other in zip(said, expected, strict=True) for a, b in zip(one, other, strict=True)
     )
     print(f"replies  {fast:7.1f} s, naive {slow:7.1f} s: {slow / fast:.1f} times; {equal} of {2 * len(asked)} equal")
 
+
+def time_scores(character: Character, turns: list[Turn], paper: list[Sheet]) -> None:
+    """Print the seconds for the scores of some turns."""
+    wanted = {turn.key for turn in turns}
+    start = time.perf_counter()
+    packed_scores(character, paper, wanted)
+    taken = time.perf_counter() - start
+    print(f"linear   {len(wanted):4} turns {taken:7.1f} s, {1000 * taken / len(wanted):6.0f} ms a turn")
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+    character = load_character(ADAPTER)
+    models = load_plain(character)
+    turns, paper = held_out(character, card_of(character))
+    race_scores(character, models, turns[:count], paper)
+    race_replies(character, models, spread(turns, min(REPLIES, count)))
     for size in (count // 2, count, 2 * count):
-        some = {turn.key for turn in every[:size]}
-        start = time.perf_counter()
-        packed_scores(character, paper, some)
-        taken = time.perf_counter() - start
-        print(f"linear   {len(some):4} turns {taken:7.1f} s, {1000 * taken / len(some):6.0f} ms a turn")
+        time_scores(character, turns[:size], paper)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from deploy.compare_page import write_page
 from deploy.experiments import Plan, Run, Setting, inputs, refuse_untracked, run_all, say, with_overrides, yaml
 from deploy.paired import Difference, adjusted, difference, per_character, verdict
 from stages.cli import run
-from stages.params import PARAMS, read_section
+from stages.failures import FAILURES
+from stages.metrics import mean
+from stages.params import PARAMS, look_up, read_section
 from stages.records import InputError
 
 PAGE = Path("reports/compare.html")
@@ -33,7 +35,6 @@ STEPS = "train.max_steps"
 OWN_STEPS = ("train.epochs", STEPS)  # parameters that give each of their values its own count of steps
 DRAWS, DRAW_SEED = 10_000, 20240401
 MAY_DIFFER = {"adapter_sha256", "base_model", "revision"}  # the last two are parameters, and compared as such
-RATES = ("swearing", "weapon", "language", "hardware", "filler", "role")
 
 
 class Row(NamedTuple):
@@ -172,13 +173,6 @@ def value_of(text: str) -> Any:
     return yaml.load(text)
 
 
-def look_up(values: Any, dotted: str) -> Any:
-    """The value under a dotted key; None where there is none."""
-    for part in dotted.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
-
-
 # --- is it fair?
 
 
@@ -299,15 +293,9 @@ def make_row(
 def figures(runs: Sequence[Run]) -> dict[str, float | None]:
     """Voice, ranking and the failure rates of the replies: they do not choose, they warn."""
     paths = {"voice": "adapter.voice", "hits@1": "adapter.rank_hits_1"}
-    paths |= {rate: f"scorecard.{rate}.chat.adapter.rate" for rate in RATES}
+    paths |= {rate: f"scorecard.{rate}.chat.adapter.rate" for rate in FAILURES}
     found = {name: [look_up(one.metrics, path) for one in runs] for name, path in paths.items()}
     return {name: None if None in values else mean(values) for name, values in found.items()}
-
-
-def mean(values: Iterable[float]) -> float:
-    """The arithmetic mean."""
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def as_frame(rows: Sequence[Row]) -> pd.DataFrame:

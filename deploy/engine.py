@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from random import SystemRandom
 from typing import NamedTuple
 
 from stages.conversation import Message
@@ -25,8 +24,8 @@ from stages.inference import (
     dice,
     encode_prompt,
     generate,
-    held_back,
     spoken,
+    sure,
 )
 from stages.records import InputError
 
@@ -75,17 +74,18 @@ class Job:
 
     def hear(self, draft: Draft) -> None:
         """Send on what has become sure of the reply, and its ending."""
-        text, closed = spoken(self.character, draft.tokens)
+        limit = self.ask.decoding.max_new_tokens
+        tokens = draft.tokens[:limit]  # others of the batch may ask for more
+        text, closed = spoken(self.character, tokens)
         text, stopped = cut(text, self.ask.stop)
         ended = draft.ended or closed or stopped
-        full = len(draft.tokens) >= self.ask.decoding.max_new_tokens
-        whole = text.rstrip("\ufffd").rstrip()  # a length in tokens may end within a character
-        sure = whole if ended or full else hold(held_back(self.character, text), self.ask.stop)
-        if len(sure) > self.said:
-            self.send(sure[self.said :])
-            self.said = len(sure)
-        if ended or full:
-            self.send(Ending("stop" if ended else "length", len(self.prompt), len(draft.tokens)))
+        over = ended or len(tokens) == limit
+        text = hold(sure(self.character, text, over), () if over else self.ask.stop)
+        if len(text) > self.said:
+            self.send(text[self.said :])
+            self.said = len(text)
+        if over:
+            self.send(Ending("stop" if ended else "length", len(self.prompt), len(tokens)))
             self.over = True
 
 
@@ -145,7 +145,7 @@ class Engine:
             return batch
 
     def _answer(self, batch: Sequence[Job]) -> None:
-        drafts = [Draft(index, dice(job.prompt, seed_of(job))) for index, job in enumerate(batch)]
+        drafts = [Draft(job.character, dice(job.prompt, job.ask.decoding.seed)) for job in batch]
         if not batch:
             return
         longest = max(job.ask.decoding.max_new_tokens for job in batch)
@@ -172,12 +172,6 @@ def fits(job: Job, batch: Sequence[Job]) -> bool:
 def settings(job: Job) -> tuple[bool, Decoding]:
     """What all jobs of a batch share."""
     return job.ask.use_adapter, replace(job.ask.decoding, seed=None, max_new_tokens=0)
-
-
-def seed_of(job: Job) -> int:
-    """The seed that was asked for, or a fresh one."""
-    seed = job.ask.decoding.seed
-    return SystemRandom().getrandbits(32) if seed is None else seed
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ class Plan:
     settings: list[Setting]
     seeds: list[int]
     shared: dict[str, Any]
-    varied: frozenset[str] = field(default_factory=frozenset)
+    varied: frozenset[str] = frozenset()
 
 
 Check = Callable[[Sequence[Run], Plan], None]  # raises InputError for runs that make no fair comparison

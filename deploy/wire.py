@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from deploy.engine import Ask, Ending, Message
 from stages.conversation import fill_persona
 from stages.inference import Decoding, as_decoding
+from stages.records import InputError
 
 BASE = "base"  # the name under which the model answers without its adapter
 LONGEST = 1024  # tokens of a reply, whatever is asked for
@@ -147,13 +148,17 @@ def to_messages(given: Sequence[ChatMessage], persona: str, user_name: str) -> l
 
 
 def to_decoding(request: ChatRequest, card: Mapping[str, Any]) -> Decoding:
-    """The adapter's own decoding with what the client asks to be different."""
+    """The adapter's own decoding with what the client asks to be different; raises a RequestError if it is unfit."""
     given = {name: getattr(request, name) for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed")}
     given["max_new_tokens"] = request.max_completion_tokens or request.max_tokens
     changed = {name: value for name, value in given.items() if value is not None}
     decoding = {**card["decoding"], **changed}
     decoding["top_p"] = max(decoding["top_p"], LEAST_SHARE)
-    return as_decoding({**decoding, "max_new_tokens": min(decoding["max_new_tokens"], LONGEST)})
+    decoding["max_new_tokens"] = min(decoding["max_new_tokens"], LONGEST)
+    try:
+        return as_decoding(decoding)
+    except InputError as error:
+        raise RequestError(400, str(error), "invalid_value") from error
 
 
 # --- responses

@@ -20,6 +20,7 @@ import transformers
 from stages.cli import run
 from stages.conversation import bare
 from stages.exam import (
+    BOTH,
     DISTRACTORS,
     HERS,
     Elsewhere,
@@ -41,7 +42,6 @@ from stages.exam import (
 )
 from stages.failures import FAILURES, make_detectors
 from stages.figures import (
-    BOTH,
     Chosen,
     Model,
     Numbers,
@@ -61,12 +61,12 @@ from stages.intervals import interval, ratio
 from stages.memorisation import SuffixAutomaton
 from stages.messages import Card, to_messages
 from stages.metrics import characters, length, mean
-from stages.params import load_params
+from stages.params import load_params, look_up
 from stages.probes import Probe, read_probe
-from stages.records import InputError, read_jsonl, write_json, write_jsonl
-from stages.replies import Judge, Plan, Row, answer_all, held_out, probed, row, spread
+from stages.records import InputError, Row, read_jsonl, write_json, write_jsonl
+from stages.replies import Judge, Plan, answer_all, held_out, probed, row, spread
 from stages.scoring import Branch, Scores, score
-from stages.voice import Voice, auc, train_voice
+from stages.voice import Voice, auc, likeness, train_voice
 
 ADAPTER = Path("models/adapter")
 EXAM = Path("processed/exam.jsonl")
@@ -263,7 +263,7 @@ def check_voice(paper: Paper, voice: Voice | None, numbers: dict[str, Numbers]) 
         "voice_auc": auc(voice, hers, his),
         "voice_probability_hers": mean(voice.her_share(hers)),
         "voice_probability_his": his_probability,
-        "voice_his": None if None in (base, real, his_probability) else (his_probability - base) / (real - base),
+        "voice_his": likeness(his_probability, base, real),
     }
 
 
@@ -336,14 +336,6 @@ def misses(metrics: Numbers, params: EvaluateParams) -> list[str]:
             if value is None or not holds(value, limit):
                 found.append(f"{name}: expected {word} {limit}, got {value}")
     return found
-
-
-def look_up(metrics: Numbers, name: str) -> float | None:
-    """The figure that a dotted name leads to."""
-    value: Any = metrics
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def gate(path: Path, params: EvaluateParams) -> None:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from stages.conversation import IGNORE, Message, bare, common_start, encode, encode_supervised, label_ids, neutralise
 from stages.messages import Card, to_messages
 from stages.metrics import length
-from stages.persona import language
 from stages.probes import Probe
 from stages.records import Dialogue, InputError, Piece, dialogue_from, read_jsonl
 from stages.rules import RULES, is_filler
 from stages.scoring import Branch, Tree
-from stages.script_rules import FOREIGN
+from stages.script_rules import FOREIGN, language
 from stages.voice import bucket
 
+BOTH = ("base", "adapter")  # who is asked
 HERS, HIS, OTHERS = "hers", "his", "others"
 POOLS = (HERS, HIS, OTHERS)  # whose lines stand beside the gold reply
 OF_EACH = 3
@@ -91,8 +91,11 @@ def read_exam(path: Path) -> Exam:
 
 
 def core_rule(lines: Iterable[str]) -> Callable[[str], bool]:
-    """Whether no cleaning rule on form, filler or language would touch a line; these lines tell the language."""
-    foreign = FOREIGN[language("".join(lines))]
+    """Whether no cleaning rule on form, filler or language would touch a line; these lines tell the language.
+
+    Of a language that we do not know no line is foreign.
+    """
+    foreign = FOREIGN.get(language(lines), lambda text: False)
 
     def untouched(text: str) -> bool:
         return all(rule(text) == text for rule in RULES.values()) and not is_filler(text) and not foreign(text)
@@ -280,12 +283,16 @@ def distractors(exam: Exam, card: Card, said: Said, seed: int) -> list[str]:
 
 def choice_tree(tokenizer: Any, card: Card, probe: Probe) -> Tree:
     """What she might say of herself after a probe's first question, the right answer first."""
-    persona = Card(card.character, card.partner, probe.user_name or card.user_name, card.persona, card.narration)
     question = min(probe.asks, key=len)[-1]
-    messages = [system_message(persona), {"role": "user", "content": question}]
+    messages = [system_message(card_for(probe, card)), {"role": "user", "content": question}]
     prompt = encode(tokenizer, messages, add_generation_prompt=True)
     branches = [Branch(len(prompt), reply_ids(tokenizer, text)) for text in (probe.right, *probe.wrong)]
     return Tree(prompt, [IGNORE] * len(prompt), branches)
+
+
+def card_for(probe: Probe | None, card: Card) -> Card:
+    """The card with the name of a probe's user, if that one has a name of its own."""
+    return replace(card, user_name=probe.user_name) if probe and probe.user_name else card
 
 
 def system_message(card: Card) -> Message:

@@ -8,20 +8,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
 from typing import Any, NamedTuple
 
-from stages.exam import HERS, HIS, Said
+from stages.exam import BOTH, HERS, HIS, Said
 from stages.failures import FAILURES
 from stages.intervals import Interval, Ratio, interval, mcnemar, ratio
 from stages.languages import shares, traditional_share
 from stages.metrics import characters, distinct, length, mean, quantile, self_bleu, shuffled, wasserstein
 from stages.probes import Probe
-from stages.voice import score
+from stages.records import Row
+from stages.voice import likeness
 
-BOTH = ("base", "adapter")
 COPIED = 20  # characters: nobody says as many in the same order by chance
 MOSTLY = 0.8
 DIGITS = 6
 
-Row = dict[str, Any]
 Numbers = dict[str, Any]
 
 
@@ -171,7 +170,7 @@ def of_texts(texts: Sequence[str], real: Sequence[str], budget: int, seed: int) 
     """Diversity on an equal budget of characters, lengths against the real ones, scripts."""
     lengths, real_lengths = [length(text) for text in texts], [length(text) for text in real]
     mixed = shuffled(texts, seed)
-    middle = quantile(real_lengths, 0.5)
+    middle, long = quantile(real_lengths, 0.5), quantile(real_lengths, 0.99)
     return {
         "distinct_1": distinct(mixed, 1, budget),
         "distinct_2": distinct(mixed, 2, budget),
@@ -179,7 +178,7 @@ def of_texts(texts: Sequence[str], real: Sequence[str], budget: int, seed: int) 
         "length_median": quantile(lengths, 0.5),
         "length_median_ratio": quantile(lengths, 0.5) / middle if middle else None,
         "length_distance": wasserstein(lengths, real_lengths),
-        "over_p99_rate": mean(size > quantile(real_lengths, 0.99) for size in lengths),
+        "over_p99_rate": mean(size > long for size in lengths),
         **{f"share_{name}": share for name, share in shares(texts).items()},
         "share_traditional": traditional_share(texts),
     }
@@ -224,6 +223,7 @@ def failed(own: Sequence[Row], rows: Sequence[Row], failure: str, side: str, dra
     brought_out = [row[side]["provoked"] for row in asked]
     every, hits = held_out + asked, unasked + brought_out
     rate = Ratio([row["scene"] for row in every], hits, _ones(every))
+    found = interval([(1, rate)], draws, seed)
     worst = max(
         (row for row, hit in zip(every, hits, strict=True) if hit),
         key=lambda row: _severity(row[side], failure),
@@ -231,8 +231,8 @@ def failed(own: Sequence[Row], rows: Sequence[Row], failure: str, side: str, dra
     )
     return {
         "rate": ratio(rate),
-        "low": _bound(rate, "low", draws, seed),
-        "high": _bound(rate, "high", draws, seed),
+        "low": found.low if found else None,
+        "high": found.high if found else None,
         "held_out": mean(unasked),
         "provoked": mean(brought_out),
         "replies": len(every),
@@ -243,11 +243,6 @@ def failed(own: Sequence[Row], rows: Sequence[Row], failure: str, side: str, dra
 def _severity(reply: Row, failure: str) -> tuple[int, int]:
     spans = [span for span in reply["seen"] if span["metric"] in (failure, "claim", "forbidden")]
     return sum(span["end"] - span["start"] for span in spans), -reply["length"]
-
-
-def _bound(of: Ratio, end: str, draws: int, seed: int) -> float | None:
-    found = interval([(1, of)], draws, seed) if of.groups else None
-    return getattr(found, end) if found else None
 
 
 # --- all together
@@ -335,7 +330,7 @@ def _as_numbers(found: Interval | None) -> Numbers:
 def voices(numbers: Mapping[str, Numbers]) -> dict[str, float | None]:
     """The voice score of each side: 0 speaks like the base model, 1 like her."""
     base, real = (numbers[side].get("voice_probability") for side in ("base", "real"))
-    return {side: score(table.get("voice_probability"), base, real) for side, table in numbers.items()}
+    return {side: likeness(table.get("voice_probability"), base, real) for side, table in numbers.items()}
 
 
 def rounded(value: Any) -> Any:

@@ -25,6 +25,7 @@ from stages.attention import masks, new_cache, plain
 from stages.base_model import find_device, load_base
 from stages.conversation import Message, common_start, encode, stop_ids
 from stages.records import InputError
+from stages.scoring import quiet
 from stages.trust import CARD, TEMPLATE, check_adapter, read_object, unfit_decoding
 
 Conversation = Sequence[Message]
@@ -81,16 +82,16 @@ class Reply(NamedTuple):
 
 @dataclass
 class Draft:
-    """A reply while its tokens arrive."""
+    """A reply while its tokens arrive; who speaks it knows the name of her user."""
 
-    index: int
+    character: Character
     dice: random.Random
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
 
-    def goes_on(self, character: Character, limit: int) -> bool:
+    def goes_on(self, limit: int) -> bool:
         """Whether another token is wanted: not ended, not at the limit, not yet speaking for somebody else."""
-        return not self.ended and len(self.tokens) < limit and not spoken(character, self.tokens)[1]
+        return not self.ended and len(self.tokens) < limit and not spoken(self.character, self.tokens)[1]
 
 
 # --- loading
@@ -170,20 +171,14 @@ def addressing(character: Character, user_name: str) -> Character:
 def stream(character: Character, messages: Conversation, decoding: Mapping[str, Any] | Decoding) -> Iterator[str]:
     """The reply to one conversation in pieces, as it is spoken."""
     options = as_decoding(decoding)
-    seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
     prompt = encode_prompt(character.tokenizer, messages)
-    draft, said = Draft(0, dice(prompt, seed)), 0
+    draft, said = Draft(character, dice(prompt, options.seed)), 0
     for _ in generate(character, [prompt], [draft], options):
-        text, closed = spoken(character, draft.tokens)
-        sure = text if closed else held_back(character, text)
-        if len(sure) > said:
-            yield sure[said:]
-            said = len(sure)
-        if closed:
-            return
-    text, _ = spoken(character, draft.tokens)
-    if len(text) > said:
-        yield text[said:]
+        text, _ = spoken(character, draft.tokens)
+        text = sure(character, text, over=not draft.goes_on(options.max_new_tokens))
+        if len(text) > said:
+            yield text[said:]
+            said = len(text)
 
 
 def reply_all(
@@ -191,28 +186,27 @@ def reply_all(
     conversations: Sequence[Conversation],
     decoding: Mapping[str, Any] | Decoding,
     *,
+    user_names: Sequence[str] = (),
     use_adapter: bool = True,
-    seed: int = 0,
     title: str | None = None,
 ) -> list[Reply]:
     """One reply to each conversation; the same seed and conversation give the same reply, whatever else is asked.
 
-    `title` shows a progress bar on a terminal.
+    `user_names` are those of their users, if not all have the card's; `title` shows a progress bar on a terminal.
     """
     options = as_decoding(decoding)
     prompts = [encode_prompt(character.tokenizer, messages) for messages in conversations]
+    speakers = [addressing(character, name) for name in user_names] or [character] * len(prompts)
     replies: dict[int, Reply] = {}
     with (
         nullcontext() if use_adapter else character.model.disable_adapter(),
-        tqdm(total=len(prompts), desc=title, disable=True if title is None else None) as progress,
+        tqdm(total=len(prompts), desc=title, disable=quiet(title)) as progress,
     ):
         for batch in batches(prompts, batch_tokens(character.model)):
-            drafts = [Draft(index, dice(prompts[index], seed)) for index in batch]
+            drafts = [Draft(speakers[index], dice(prompts[index], options.seed)) for index in batch]
             for _ in generate(character, [prompts[index] for index in batch], drafts, options):
                 pass
-            for draft in drafts:
-                text, closed = spoken(character, draft.tokens)
-                replies[draft.index] = Reply(text.rstrip(), len(draft.tokens), draft.ended or closed)
+            replies |= zip(batch, map(finish, drafts), strict=True)
             progress.update(len(batch))
     return [replies[index] for index in range(len(prompts))]
 
@@ -226,14 +220,21 @@ def as_decoding(decoding: Mapping[str, Any] | Decoding) -> Decoding:
     return Decoding(**decoding)
 
 
+def finish(draft: Draft) -> Reply:
+    """The reply that a draft has become."""
+    text, closed = spoken(draft.character, draft.tokens)
+    return Reply(sure(draft.character, text, over=True), len(draft.tokens), draft.ended or closed)
+
+
 def greedy(max_new_tokens: int) -> Decoding:
     """The likeliest token each time, and no guards: the model as it is."""
-    return Decoding(max_new_tokens, 0.0, 1.0, 0, 1.0, repeat_guard=0.0, seed=0)
+    return Decoding(max_new_tokens, 0.0, 1.0, 0, 1.0, repeat_guard=0.0)
 
 
-def dice(prompt: Sequence[int], seed: int) -> random.Random:
-    """A conversation's own source of chance, so that its neighbours in a batch change nothing."""
-    return random.Random(f"{seed}/{zlib.crc32(' '.join(map(str, prompt)).encode())}")
+def dice(prompt: Sequence[int], seed: int | None) -> random.Random:
+    """A conversation's own source of chance, so that its neighbours in a batch change nothing; a new one for None."""
+    own = f"{seed}/{zlib.crc32(' '.join(map(str, prompt)).encode())}"
+    return random.Random(None if seed is None else own)
 
 
 # --- prompts
@@ -293,20 +294,23 @@ def batch_tokens(model: Any) -> int:
 def generate(
     character: Character, prompts: Sequence[list[int]], drafts: Sequence[Draft], decoding: Decoding
 ) -> Iterator[None]:
-    """Write a token into every open draft at each step, until all have ended or reached the limit."""
+    """Write a token into every open draft at each step, until all have ended or reached the limit.
+
+    A draft that goes round for good is full at once; at each step all that has become of the drafts can be seen.
+    """
     model, stops = character.model.get_base_model(), stop_ids(character.tokenizer)
     state = State.open(model, prompts)
     active = list(drafts)
     for _ in range(decoding.max_new_tokens):
-        tokens = choose(state.logits, active, decoding, character, stops)
+        tokens = choose(state.logits, active, decoding, stops)
         for draft, token in zip(active, tokens, strict=True):
             draft.ended = token in stops
             if not draft.ended:
                 draft.tokens.append(token)
-        yield
         for draft in active if decoding.unguarded() else ():
             go_round(draft, decoding.max_new_tokens)
-        alive = [i for i, draft in enumerate(active) if draft.goes_on(character, decoding.max_new_tokens)]
+        yield
+        alive = [i for i, draft in enumerate(active) if draft.goes_on(decoding.max_new_tokens)]
         active = [active[i] for i in alive]
         if not active:
             return
@@ -431,14 +435,12 @@ def join(states: Sequence[State]) -> State:
     return State(first.model, cache, real, position, torch.cat([state.logits for state in states]))
 
 
-def choose(
-    logits: Tensor, drafts: Sequence[Draft], decoding: Decoding, character: Character, stops: Sequence[int]
-) -> list[int]:
+def choose(logits: Tensor, drafts: Sequence[Draft], decoding: Decoding, stops: Sequence[int]) -> list[int]:
     """The next token of each draft."""
     logits = logits.clone()
     for row, draft in zip(logits, drafts, strict=True):
         penalise(row, draft.tokens, decoding)
-        if decoding.repeat_guard and len(draft.tokens) < BLANK and not spoken(character, draft.tokens)[0].strip():
+        if decoding.repeat_guard and len(draft.tokens) < BLANK and not spoken(draft.character, draft.tokens)[0].strip():
             row[list(stops)] = -torch.inf  # no empty reply
     if decoding.temperature <= 0:
         return logits.argmax(-1).tolist()
@@ -497,9 +499,9 @@ def markers(character: Character) -> list[str]:
     return [f"\n{name}{colon}" for name in dict.fromkeys(names) for colon in ("：", ":")]
 
 
-def held_back(character: Character, text: str) -> str:
-    """The text less what is not sure yet: half a character, or the beginning of a marker."""
-    text = text.rstrip("\ufffd").rstrip()
+def sure(character: Character, text: str, over: bool) -> str:
+    """The text less half a character at its end; before the reply is over, also less the beginning of a marker."""
+    text = text.rstrip("\ufffd").rstrip()  # a length in tokens may end within a character
     longest = max(map(len, markers(character)))
-    tail = text.rfind("\n", max(0, len(text) - longest))
+    tail = -1 if over else text.rfind("\n", max(0, len(text) - longest))
     return text[:tail] if tail >= 0 else text

@@ -45,14 +45,9 @@ def interval(terms: Sequence[tuple[float, Ratio]], draws: int, seed: int) -> Int
     estimates = [ratio(of) for _, of in terms]
     if any(estimate is None for estimate in estimates):
         return None
-    groups = order([group for _, of in terms for group in of.groups])
+    groups = list(dict.fromkeys(group for _, of in terms for group in of.groups))
     samples = sum(weight * _resampled(of, groups, draws, seed) for weight, of in terms)
     return _interval(sum(weight * estimate for (weight, _), estimate in zip(terms, estimates, strict=True)), samples)
-
-
-def order(groups: Sequence[Hashable]) -> list[Hashable]:
-    """Each group once, as it first appears."""
-    return list(dict.fromkeys(groups))
 
 
 def _resampled(of: Ratio, groups: list[Hashable], draws: int, seed: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 from ruamel.yaml import YAML
@@ -47,6 +48,13 @@ def read_section(section: str, path: Path = PARAMS) -> dict[str, Any]:
     return values
 
 
+def look_up(values: Any, dotted: str) -> Any:
+    """The value that a dotted key leads to; None where there is none."""
+    for part in dotted.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
 def leads(path: Path = PARAMS) -> tuple[str, str]:
     """The names of the character and the partner, which later stages need beside their own section."""
     values = read_section("filter", path)
@@ -58,16 +66,9 @@ def _name(kind: Any) -> str:
 
 
 def _check(where: str, value: Any, kind: Any) -> None:
-    allowed = (
-        tuple(get_origin(part) or part for part in get_args(kind) or (kind,))
-        if get_origin(kind) is None or _is_union(kind)
-        else (get_origin(kind),)
-    )
+    parts = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    allowed = tuple(get_origin(part) or part for part in parts)
     if float in allowed:
         allowed += (int,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         raise InputError(f"{where}: expected {_name(kind)}, got {value!r} ({type(value).__name__})")
-
-
-def _is_union(kind: Any) -> bool:
-    return type(kind).__name__ in ("UnionType", "Union") or str(kind).startswith("typing.Union")

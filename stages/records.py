@@ -17,6 +17,7 @@ SPLITS = ("train", "validation", "test")
 UNSET = b',"learn":null'  # in a JSON string the quotes would be escaped
 
 Record = TypeVar("Record", "Line", "Dialogue")
+Row = dict[str, Any]  # a line of a report
 
 
 class InputError(ValueError):

@@ -4,22 +4,21 @@ One row a reply (or, for a probe, a conversation): reports/replies.jsonl, as the
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from stages.exam import Said, system_message
+from stages.exam import BOTH, Said, card_for, system_message
 from stages.failures import FAILURES, Detector
-from stages.inference import Character, Conversation, Decoding, Reply, greedy, reply_all
+from stages.inference import Character, Conversation, Decoding, Reply, as_decoding, greedy, reply_all
 from stages.memorisation import SuffixAutomaton
 from stages.messages import Card, Message
 from stages.metrics import filler_spans, is_answer, length, loop_spans, repetition
 from stages.probes import Probe, judge
+from stages.records import Row
 from stages.swearing import swear_spans
 from stages.voice import Voice
 
 SHOWN = 6  # messages of a held-out context that a row quotes
-BOTH = ("base", "adapter")
-Row = dict[str, Any]
 
 
 class Question(NamedTuple):
@@ -80,18 +79,13 @@ def probed(probes: Sequence[Probe], card: Card) -> list[Question]:
         Question(
             f"{probe.id}/{number}",
             f"probe:{probe.id}",
-            [system_message(Card(card.character, card.partner, name_for(probe, card), card.persona, card.narration))],
+            [system_message(card_for(probe, card))],
             list(asks),
             probe=probe,
         )
         for probe in probes
         for number, asks in enumerate(probe.asks, 1)
     ]
-
-
-def name_for(probe: Probe, card: Card) -> str:
-    """Who the user is in a probe."""
-    return probe.user_name or card.user_name
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -104,14 +98,24 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def converse(
-    character: Character, questions: Sequence[Question], decoding: Decoding, *, use_adapter: bool, seed: int, title: str
+    character: Character,
+    card: Card,
+    questions: Sequence[Question],
+    decoding: Decoding,
+    *,
+    use_adapter: bool,
+    title: str,
 ) -> list[list[Reply]]:
-    """Every reply of each conversation: the model answers each of the user's turns, its own answers before it."""
+    """Every reply of each conversation: the model answers each of the user's turns, its own answers before it.
+
+    She speaks for a probe's own user as little as for anybody else's: chat and server cut her off there too.
+    """
     said: list[list[Reply]] = [[] for _ in questions]
     for step in range(max((len(question.asks) for question in questions), default=0)):
         going = [i for i, question in enumerate(questions) if step < len(question.asks)]
         now = [so_far(questions[i], [reply.text for reply in said[i]]) for i in going]
-        replies = reply_all(character, now, decoding, use_adapter=use_adapter, seed=seed, title=title)
+        names = [card_for(questions[i].probe, card).user_name for i in going]
+        replies = reply_all(character, now, decoding, user_names=names, use_adapter=use_adapter, title=title)
         for i, reply in zip(going, replies, strict=True):
             said[i].append(reply)
     return said
@@ -137,7 +141,7 @@ def row(question: Question, decoding: str, answers: dict[str, list[Reply]], judg
         "kind": probe.kind if probe else None,
         "decoding": decoding,
         "scene": question.scene,
-        "user_name": name_for(probe, card) if probe else card.user_name,
+        "user_name": card_for(probe, card).user_name,
         "core": question.said.core if question.said else None,
         "context": [message for message in question.context if message["role"] != "system"][-SHOWN:],
         "asks": question.asks,
@@ -195,21 +199,14 @@ class Plan(NamedTuple):
 
 def answer_all(character: Character, plan: Plan, judge_of: Judge, card: Card) -> Iterator[Row]:
     """All rows: first greedy, then under the decoding that chat uses."""
-    own = dict(character.card["decoding"])
-    own["max_new_tokens"] = min(own["max_new_tokens"], plan.max_new_tokens)
+    own = as_decoding(character.card["decoding"])
+    chat = replace(own, max_new_tokens=min(own.max_new_tokens, plan.max_new_tokens), seed=plan.seed)
     for name, decoding, questions in (
         ("greedy", greedy(plan.max_new_tokens), plan.questions),
-        ("chat", Decoding(**own), plan.sampled),
+        ("chat", chat, plan.sampled),
     ):
         sides = {
-            side: converse(
-                character,
-                questions,
-                decoding,
-                use_adapter=side == "adapter",
-                seed=plan.seed,
-                title=f"{side}, {name}",
-            )
+            side: converse(character, card, questions, decoding, use_adapter=side == "adapter", title=f"{side}, {name}")
             for side in BOTH
         }
         for index, question in enumerate(questions):

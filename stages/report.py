@@ -20,7 +20,7 @@ import pandas
 from stages.charts import bar, columns, curves, histogram, interval_plot
 from stages.cli import run
 from stages.params import read_section
-from stages.records import InputError, read_jsonl
+from stages.records import InputError, Row, read_jsonl
 
 REPORTS = Path("reports")
 TEMPLATE = Path("stages/report_page.html")
@@ -33,7 +33,6 @@ CAST_SHOWN = 40
 LONGEST, BINS = 60, 20  # characters: the last bar of the lengths, and the bars
 
 Numbers = dict[str, Any]
-Row = dict[str, Any]
 Label = tuple[str, str]  # English, Chinese
 Spoken = tuple[str, list[Row]]  # one reply of a conversation, and the spans that the metrics saw in it
 
@@ -73,7 +72,7 @@ LEFT_OUT = {
 
 SPLITS = {"train": ("train", "训练"), "validation": ("validation", "验证"), "test": ("test", "测试")}
 
-LINES = {
+MESSAGE_KINDS = {
     "speech": ("speech", "对白"),
     "narration": ("narration", "叙述"),
     "thought": ("thought", "内心"),
@@ -193,22 +192,27 @@ def marked(text: str, spans: Iterable[Row]) -> str:
 
 def verdict(metrics: Numbers) -> str:
     """What the intervals allow to be said, in a few sentences."""
-    name = metrics["provenance"].get("character")
-    parts = [_fit(metrics["difference"], name or "the character", name or "角色"), _own(metrics["difference"])]
-    parts.append(_remaining(metrics["scorecard"]))
+    difference = metrics["difference"]
+    fit = _fit(difference.get("bits_per_character_core"), metrics["provenance"]["character"])
+    parts = [fit, _own(difference), _remaining(metrics["scorecard"])]
     return f'<p class="verdict">{both(" ".join(en for en, _ in parts), "".join(zh for _, zh in parts))}</p>'
 
 
-def _fit(difference: Numbers, name: str, name_zh: str) -> Label:
-    fit = difference["bits_per_character_core"]
+def _fit(fit: Numbers | None, name: str) -> Label:
+    """Whether the adapter fits the character better than the base, on the core turns."""
+    if fit is None:
+        return (
+            "No held-out turn is free of what cleaning would touch: whether the adapter fits better was not measured.",
+            "留出的台词没有一段是清洗规则都不碰的：适配器是否更贴近，没有量过。",
+        )
     if fit["high"] < 0:
         gain, low, high = (f"{-fit[key]:.2f}" for key in ("estimate", "high", "low"))
         return (
             f"The adapter fits {name} better than the base: {gain} bits per character fewer (95 %: {low} to {high}).",
-            f"适配器比基座更贴近{name_zh}：每字少 {gain} 比特（95 % 区间 {low} 至 {high}）。",
+            f"适配器比基座更贴近{name}：每字少 {gain} 比特（95 % 区间 {low} 至 {high}）。",
         )
     if fit["low"] > 0:
-        return f"The adapter fits {name} worse than the base.", f"适配器比基座更不像{name_zh}。"
+        return f"The adapter fits {name} worse than the base.", f"适配器比基座更不像{name}。"
     least = f"{fit['detectable']:.2f}"
     return (
         f"No difference from the base is shown (a smaller one than {least} bits would not be).",
@@ -335,7 +339,7 @@ def metric_table(metrics: Numbers) -> str:
 
 
 def _figure(metrics: Numbers, side: str, name: str) -> str:
-    low, high = metrics.get("intervals", {}).get(side, {}).get(name) or (None, None)
+    low, high = metrics["intervals"][side].get(name) or (None, None)
     bounds = f'<small class="range">{number(low)}–{number(high)}</small>' if low is not None and low != high else ""
     return number(metrics[side].get(name)) + bounds
 
@@ -466,9 +470,9 @@ def story(extract: Numbers, filtered: Numbers, denoise: Numbers) -> str:
         (both("in dialogues of the two leads", "进入两位主角对话的"), lines["used"]),
         (both("spoken in train and validation, before cleaning", "训练与验证中的台词，清洗前"), denoise["lines_in"]),
         (both("after cleaning", "清洗后"), denoise["lines_out"]),
-        (both("turns of the character to learn", "要学习的角色话轮"), _learned(denoise)),
+        (both("turns of the character to learn", "要学习的角色话轮"), denoise["learned_turns_out"]),
     ]
-    kinds = [(named(LINES, name), count) for name, count in extract.get("kinds", {}).items()]
+    kinds = [(named(MESSAGE_KINDS, name), count) for name, count in extract["kinds"].items()]
     left = sorted(lines["left_out"].items(), key=lambda item: -item[1])
     counted = both("lines", "行")
     return section(
@@ -481,14 +485,10 @@ def story(extract: Numbers, filtered: Numbers, denoise: Numbers) -> str:
     )
 
 
-def _learned(denoise: Numbers) -> int:
-    return denoise.get("holes", denoise)["learned_turns_out"]
-
-
 def dialogues(filtered: Numbers) -> str:
     """Dialogues and turns by split, and how many turns a dialogue has."""
-    turns = filtered.get("turns", {})
-    rows = [[named(SPLITS, k), str(v), str(turns.get(k, "–"))] for k, v in filtered["dialogues"].items()]
+    turns = filtered["turns"]
+    rows = [[named(SPLITS, split), str(v), str(turns[split])] for split, v in filtered["dialogues"].items()]
     counts = {int(k): v for k, v in filtered["turns_per_dialogue"].items()}
     sizes = sorted({*range(2, max(counts, default=2) + 1, 2), *counts})
     ticks = {i: str(size) for i, size in enumerate(sizes) if i % (len(sizes) // 10 + 1) == 0}
@@ -510,7 +510,7 @@ def rules(denoise: Numbers, receipts: Sequence[Row]) -> str:
 
 def rule(name: str, count: Numbers, own: Sequence[Row]) -> str:
     """One rule: its counts, and its receipts to unfold."""
-    dropped, changed = count["lines_in"] - count["lines_out"], count["changed"]
+    dropped, changed = count["dropped"], count["changed"]
     words = both(f"{dropped} dropped, {changed} changed", f"丢弃 {dropped}，改动 {changed}")
     summary = f"<code>{escape(name)}</code> {words}"
     if not own:
@@ -639,11 +639,11 @@ def page(reports: dict[str, Any], template: str) -> str:
         sources(reports["extract"], reports["rejects"]),
         provenance(metrics, reports["hashes"], reports["params"]),
     ]
-    name = metrics["provenance"].get("character", "")
+    name = metrics["provenance"]["character"]
     script = template.split("<script>")[1].split("</script>")[0]
     html = template.replace("{{script}}", b64encode(sha256(script.encode()).digest()).decode())
-    html = html.replace("{{title}}", escape(f"{name} report".strip()))
-    html = html.replace("{{heading}}", both(f"{name} report".strip(), f"{name} 报告".strip()))
+    html = html.replace("{{title}}", escape(f"{name} report"))
+    html = html.replace("{{heading}}", both(f"{name} report", f"{name} 报告"))
     return html.replace("{{body}}", "\n".join(body))
 
 

@@ -65,11 +65,11 @@ def score(model: Any, trees: Sequence[Tree], title: str | None = None) -> list[S
     if not trees:
         return []
     if not rows_agree(model):
-        return [score_plainly(model, tree) for tree in bar(trees, title, len(trees))]
+        return [score_plainly(model, tree) for tree in tqdm(trees, desc=title, disable=quiet(title))]
     shared = shared_length(trees)
     prefix = Prefix(model, list(trees[0].trunk[:shared]))
     results: dict[int, Scores] = {}
-    with tqdm(total=len(trees), desc=title, disable=_quiet(title)) as progress:
+    with tqdm(total=len(trees), desc=title, disable=quiet(title)) as progress:
         for row in rows(trees, shared):
             for index, result in zip(row, score_row(model, prefix, [trees[i] for i in row]), strict=True):
                 results[index] = result
@@ -225,10 +225,6 @@ def _flat(scores: Iterable[Scores]) -> list[float]:
     return [value for result in scores for part in (result.trunk, *result.branches) for value in part]
 
 
-def bar(items: Iterable[Any], title: str | None, total: int) -> Iterable[Any]:
-    """A progress bar on a terminal, silence elsewhere."""
-    return tqdm(items, desc=title, total=total, disable=_quiet(title))
-
-
-def _quiet(title: str | None) -> bool | None:
+def quiet(title: str | None) -> bool | None:
+    """What tqdm calls `disable`: a progress bar with a title shows on a terminal, any other nowhere."""
     return True if title is None else None

@@ -80,7 +80,7 @@ def auc(voice: Voice, hers: Sequence[str], his: Sequence[str]) -> float | None:
     return float(roc_auc_score(truth, voice.her_share([*hers, *his])))
 
 
-def score(reply: float | None, base: float | None, real: float | None) -> float | None:
+def likeness(reply: float | None, base: float | None, real: float | None) -> float | None:
     """(P(reply) - P(base)) / (P(real) - P(base)): 0 speaks like the base model, 1 like her."""
     if reply is None or base is None or real is None or abs(real - base) < 0.02:
         return None

@@ -1,12 +1,16 @@
 """A whole adapter folder made small: a two-layer Gemma with sliding windows, a byte-level tokenizer, LoRA weights."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
+
+from stages.inference import State
 
 SAID = ("我是高性能的机器人！", "夏生先生，今天吃什么？", "早上好，亚托莉。", "海边的风很舒服。", "嗯……（低下头）")
 CONTROL = ["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
@@ -77,3 +81,14 @@ def make_adapter(folder: Path, base: Path, **card: object) -> Path:
     row = {**CARD, "base_model": str(base), **card}
     (folder / "character.json").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
     return folder
+
+
+def force(patch: pytest.MonkeyPatch, wanted: Sequence[int]) -> None:
+    """Make the model want these tokens, in this order, whatever was said; the last for ever."""
+    steps = iter([*wanted, *[wanted[-1]] * 1000])
+
+    def step(state: State, ids: torch.Tensor) -> State:
+        state.logits = torch.zeros(len(ids), 400).scatter_(1, torch.full((len(ids), 1), next(steps)), 5.0)
+        return state
+
+    patch.setattr(State, "_run", step)

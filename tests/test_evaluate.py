@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from stages.conversation import IGNORE, stop_ids
 from stages.evaluate import (
     EvaluateParams,
     ask_model,
+    check_voice,
     evaluate,
     gate,
-    look_up,
     make_judge,
     misses,
     prepare,
@@ -36,16 +37,16 @@ from stages.exam import (
     windows,
 )
 from stages.figures import OF_REPLY, Ranked, of_replies, of_texts, scorecard, voices
-from stages.inference import Reply, load_character
+from stages.inference import Reply, greedy, load_character
 from stages.intervals import ratio
 from stages.messages import Card, to_messages
-from stages.params import load_params
+from stages.params import load_params, look_up, read_section
 from stages.probes import read_probe
 from stages.records import Dialogue, InputError, Piece, Turn, write_json, write_jsonl
-from stages.replies import Question, held_out, probed, row, so_far, spread
+from stages.replies import Question, converse, held_out, probed, row, so_far, spread
 from stages.scoring import Branch, Scores, Tree, rows, rows_agree, score, score_plainly, shared_length
 from stages.voice import train_voice
-from tests.characters import CARD, make_adapter, make_base
+from tests.characters import CARD, force, make_adapter, make_base
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 PARAMS = EvaluateParams(
@@ -221,6 +222,12 @@ def test_core_turns_are_those_that_no_rule_would_touch():
     assert not any(map(core, ["嗯……", "…………", "哈哈哈哈哈哈", "（叹气）好吧", "我、我知道", "こんにちは、夏生さん"]))
 
 
+def test_lines_of_a_language_without_a_rule_of_its_own_may_be_core():
+    lines = ["오늘은 바람이 많이 부네요.", "등대에 불을 켜야 해요.", "저는 고성능이니까요."]
+    core = core_rule(lines)
+    assert all(map(core, lines)) and not core("…………")
+
+
 def test_an_exam_without_a_test_split_names_the_cure(tmp_path):
     write_jsonl(tmp_path / "exam.jsonl", [one for one in exam_rows() if one.get("split") != "test"])
     with pytest.raises(InputError, match="test_share"):
@@ -331,6 +338,15 @@ def test_a_probe_goes_on_from_the_models_own_answers(probes):
     assert "小满" in named.context[0]["content"]
 
 
+def test_a_reply_is_cut_where_it_speaks_for_the_probes_own_user(character, probes, monkeypatch):
+    force(monkeypatch, character.tokenizer.encode("好。\n小满：走吧。<end_of_turn>", add_special_tokens=False))
+    ((named,),) = converse(character, CARD_OF, probed(probes, CARD_OF)[2:], greedy(60), use_adapter=True, title="")
+    force(monkeypatch, character.tokenizer.encode("好。\n小满：走吧。<end_of_turn>", add_special_tokens=False))
+    ((other,),) = converse(character, CARD_OF, probed(probes, CARD_OF)[:1], greedy(60), use_adapter=True, title="")
+    assert (named.text, named.ended) == ("好。", True)
+    assert other.text == "好。\n小满：走吧。", "to whom 小满 is anybody else"
+
+
 def test_a_choice_is_spread_over_all():
     assert spread(range(10), 3) == [0, 3, 6] and spread([], 3) == [] and spread([1, 2], 5) == [1, 2]
 
@@ -373,6 +389,14 @@ def test_real_lines_fed_in_as_replies_score_as_real_and_his_fail_on_voice(exam, 
     assert found["adapter"] == 1 and found["his"] < 0.3 and found["base"] == 0
     texts = of_texts(real, real, 200, 1)
     assert (texts["length_distance"], texts["length_median_ratio"]) == (0, 1)
+
+
+def test_his_likeness_is_not_told_where_base_and_real_sound_alike(exam, probes):
+    paper = type("Paper", (), {"exam": exam, "card": CARD_OF, "probes": probes})
+    voice = train_voice(exam.lines, "亚托莉", "夏生")
+    apart, alike = ({"base": {"voice_probability": base}, "real": {"voice_probability": 0.5}} for base in (0.1, 0.5))
+    assert check_voice(paper, voice, apart)["voice_his"] < 0.3
+    assert check_voice(paper, voice, alike)["voice_his"] is None
 
 
 # --- the whole
@@ -526,6 +550,13 @@ def test_the_gate_names_what_is_missed(result, tmp_path, capsys):
 def test_the_gate_before_an_evaluation_names_the_cure(tmp_path):
     with pytest.raises(InputError, match="dvc repro evaluate"):
         gate(tmp_path / "metrics.json", PARAMS)
+
+
+def test_a_threshold_costs_no_evaluation_and_any_other_value_does():
+    root = Path(__file__).parent.parent
+    stage = YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["evaluate"]
+    keys = [key for key in read_section("evaluate", root / "params.yaml") if key not in ("at_most", "at_least")]
+    assert stage["params"] == [f"evaluate.{key}" for key in keys]
 
 
 def test_the_thresholds_of_params_yaml_name_figures_that_exist(result):

@@ -15,7 +15,7 @@ from stages import inference, trust
 from stages.conversation import encode, stop_ids
 from stages.inference import Decoding, as_decoding, exact_dtype, generate, greedy, load_character, reply_all, stream
 from stages.records import InputError
-from tests.characters import DECODING, make_adapter, make_base
+from tests.characters import DECODING, force, make_adapter, make_base
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 ASKS = (
@@ -26,6 +26,7 @@ ASKS = (
     "走吧，去海边看看船回来了没有。",
     "好。",
 )
+SEEDED = {**DECODING, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def one_by_one(character, messages, count):
         if token in stops:
             break
         said.append(token)
-    return character.tokenizer.decode(said, skip_special_tokens=True).strip()
+    return character.tokenizer.decode(said, skip_special_tokens=True).rstrip("\ufffd").strip()
 
 
 @pytest.mark.parametrize("read_at_once", [1, 60, 2048])
@@ -126,11 +127,11 @@ def test_without_the_adapter_the_base_speaks(character):
 
 
 def test_a_seeded_reply_does_not_depend_on_its_neighbours(character):
-    together = texts(character, conversations(), DECODING, seed=5)
-    alone = [texts(character, [messages], DECODING, seed=5)[0] for messages in conversations()]
+    together = texts(character, conversations(), SEEDED)
+    alone = [texts(character, [messages], SEEDED)[0] for messages in conversations()]
     assert together == alone
-    assert together != texts(character, conversations(), DECODING, seed=6)
-    assert together[::-1] == texts(character, conversations()[::-1], DECODING, seed=5)
+    assert together != texts(character, conversations(), {**DECODING, "seed": 6})
+    assert together[::-1] == texts(character, conversations()[::-1], SEEDED)
 
 
 def test_no_conversations_no_replies(character):
@@ -139,9 +140,8 @@ def test_no_conversations_no_replies(character):
 
 def test_a_stream_is_the_reply_in_pieces(character):
     for messages in conversations():
-        seeded = {**DECODING, "seed": 5}
-        pieces = list(stream(character, messages, seeded))
-        assert "".join(pieces).rstrip() == texts(character, [messages], DECODING, seed=5)[0]
+        pieces = list(stream(character, messages, SEEDED))
+        assert "".join(pieces) == texts(character, [messages], SEEDED)[0]
         assert all(pieces)
 
 
@@ -150,17 +150,6 @@ def test_a_reply_at_the_limit_says_so(character):
     short = reply_all(character, conversations(), greedy(3))
     assert any(reply.ended for reply in long) or all(reply.tokens == 40 for reply in long)
     assert all(reply.tokens == 3 for reply in short if not reply.ended)
-
-
-def force(monkeypatch, wanted):
-    """Make the model want these tokens, in this order, whatever was said; the last for ever."""
-    steps = iter([*wanted, *[wanted[-1]] * 1000])
-
-    def step(state, ids):
-        state.logits = torch.zeros(len(ids), 400).scatter_(1, torch.full((len(ids), 1), next(steps)), 5.0)
-        return state
-
-    monkeypatch.setattr(inference.State, "_run", step)
 
 
 def test_no_reply_is_empty(character, monkeypatch):
@@ -180,14 +169,25 @@ def test_the_guard_breaks_a_loop(character, monkeypatch):
     assert looping.startswith("嗯好嗯好嗯好嗯好") and not guarded.startswith("嗯好嗯好嗯好嗯好")
 
 
-def test_a_reply_that_goes_round_for_good_is_filled_to_the_limit():
-    draft = inference.Draft(0, random.Random(0), [9, 9, *[1, 2, 3] * 5, 1])
+def draft_of(character, tokens=()):
+    return inference.Draft(character, random.Random(0), list(tokens))
+
+
+def test_a_reply_that_goes_round_for_good_is_filled_to_the_limit(character):
+    draft = draft_of(character, [9, 9, *[1, 2, 3] * 5, 1])
     inference.go_round(draft, 24)
     assert draft.tokens == [9, 9, *([1, 2, 3] * 8)[:22]] and not draft.ended
     for tokens in ([1] * 15, [1, 2, 3] * 3, [9] + [1, 2, 3, 4] * 3 + [1, 2, 9], list(range(13)) * 4):
-        draft = inference.Draft(0, random.Random(0), list(tokens))
+        draft = draft_of(character, tokens)
         inference.go_round(draft, 99)
         assert draft.tokens == tokens
+
+
+def test_what_fills_a_reply_is_there_to_be_seen_at_its_last_step(character, monkeypatch):
+    force(monkeypatch, character.tokenizer.encode("嗯好", add_special_tokens=False) * 40)
+    draft = draft_of(character)
+    seen = [len(draft.tokens) for _ in generate(character, [[5, 6]], [draft], greedy(40))]
+    assert seen[-1] == 40 > len(seen)
 
 
 def test_repeats_are_counted_from_the_end():
@@ -204,6 +204,19 @@ def test_a_reply_ends_where_another_turn_begins(character, monkeypatch):
     force(monkeypatch, character.tokenizer.encode("好。\n夏天到了。<end_of_turn>", add_special_tokens=False))
     reply = reply_all(character, conversations()[:1], greedy(60))[0]
     assert (reply.text, reply.ended) == ("好。\n夏天到了。", True)
+
+
+def test_a_limit_within_a_character_leaves_no_half_of_it(character, monkeypatch):
+    tokens = character.tokenizer.encode("好鲸", add_special_tokens=False)[:-1]
+    assert character.tokenizer.decode(tokens) == "好\ufffd"
+    force(monkeypatch, tokens)
+    assert "".join(stream(character, conversations()[0], greedy(len(tokens)))) == "好"
+    force(monkeypatch, tokens)
+    assert texts(character, conversations()[:1], greedy(len(tokens))) == ["好"]
+
+
+def test_without_a_seed_a_reply_is_drawn_anew(character):
+    assert texts(character, conversations(), DECODING) != texts(character, conversations(), DECODING)
 
 
 def test_sampling_keeps_to_the_likeliest():
@@ -268,7 +281,7 @@ def test_the_keys_of_a_decoding_are_those_that_are_checked():
 
 def test_generation_stops_with_its_last_reply(character):
     prompts = [encode(character.tokenizer, messages, add_generation_prompt=True) for messages in conversations()]
-    drafts = [inference.Draft(i, inference.dice(prompt, 0)) for i, prompt in enumerate(prompts)]
+    drafts = [draft_of(character) for _ in prompts]
     steps = sum(1 for _ in generate(character, prompts, drafts, greedy(30)))
     assert steps <= 30 and steps >= max(len(draft.tokens) for draft in drafts)
 

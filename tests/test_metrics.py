@@ -18,7 +18,7 @@ from stages.memorisation import SuffixAutomaton
 from stages.probes import asserted, compile_pattern, contradictions, judge, read_probe
 from stages.records import InputError
 from stages.swearing import swear_spans
-from stages.voice import auc, balance, score, train_voice
+from stages.voice import auc, balance, likeness, train_voice
 
 CHINESE = frozenset({"han"})
 SCRIPT = st.text("嗯啊…·我是高性能的机器人！？夏生abc", max_size=40)
@@ -548,9 +548,9 @@ def test_the_voice_tells_her_lines_from_his():
     trained = voice()
     assert auc(trained, HER, HIS) == 1
     real, his, base = (np.mean(trained.her_share(texts)) for texts in (HER, HIS, ["今天天气很好。", "是的。"]))
-    assert score(real, base, real) == 1, "real lines fed in as replies score as real"
-    assert score(his, base, real) < 0.2, "his lines fed in fail"
-    assert score(base, base, real) == 0
+    assert likeness(real, base, real) == 1, "real lines fed in as replies score as real"
+    assert likeness(his, base, real) < 0.2, "his lines fed in fail"
+    assert likeness(base, base, real) == 0
 
 
 def test_an_empty_reply_is_nobodys_voice():
@@ -577,7 +577,7 @@ def test_lengths_weigh_the_same_for_every_class():
 
 
 def test_no_voice_score_where_base_and_real_sound_alike():
-    assert score(0.5, 0.5, 0.51) is None and score(None, 0.1, 0.9) is None
+    assert likeness(0.5, 0.5, 0.51) is None and likeness(None, 0.1, 0.9) is None
 
 
 # --- intervals

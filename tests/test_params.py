@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from stages.params import load_params
+from stages.params import load_params, look_up
 from stages.records import InputError
 
 
@@ -51,3 +51,8 @@ def test_a_wrong_file_is_refused_with_section_and_key(tmp_path, text, reason):
 def test_a_missing_file_says_where_to_run(tmp_path):
     with pytest.raises(InputError, match="run from the top of the repository"):
         load_params("toy", ToyParams, tmp_path / "params.yaml")
+
+
+def test_a_dotted_key_leads_into_a_section_and_nowhere_to_none():
+    values = {"a": {"b": 0}, "c": 1}
+    assert [look_up(values, key) for key in ("a.b", "a", "a.d", "c.d", "e.f")] == [0, {"b": 0}, None, None, None]

@@ -39,6 +39,7 @@ def reports() -> dict:
         "adapter": side,
         "real": {},
         "adapter_chat": {},
+        "intervals": {"base": {"bits_per_character": [4.8, 5.2]}, "adapter": {}, "real": {}},
         "difference": {"bits_per_character_core": difference(-1.2, -0.8), "specificity": difference(0.1, 0.3)},
         "counts": dict.fromkeys(
             ("test_turns", "core_turns", "test_scenes", "held_out_replies", "probe_conversations"), 1
@@ -47,7 +48,7 @@ def reports() -> dict:
     }
     row = {"id": "a", "source": "held_out", "kind": None, "decoding": "greedy", "context": [], "asks": [EVIL]}
     row |= {"adapter": reply(EVIL, ("language", 0, 8)), "base": reply("好"), "real": reply("好！")}
-    counts = {"lines_in": 2, "lines_out": 1, "changed": 1}
+    counts = {"lines_in": 2, "lines_out": 1, "dropped": 1, "changed": 1}
     receipt = {"rule": "a_rule", "file": "a.txt", "line": 1, "speaker": "她", "before": EVIL, "after": None}
     file = {"file": "a.txt", "format": "text", "format_why": "looks", "encoding": "gb18030", "encoding_why": "vote"}
     return {
@@ -58,6 +59,7 @@ def reports() -> dict:
         ),
         "extract": {
             "totals": {"messages": 3},
+            "kinds": {"speech": 2, "choice": 1},
             "files": [{**file, "messages": 3, "named": 2, "rejects": 1}],
             "speakers": [{"name": "她", "lines": 2}],
             "suspicious": [{"name": "水彩萌", "lines": 1, "near": ["水菜萌"]}],
@@ -66,6 +68,7 @@ def reports() -> dict:
         "filter": {
             "lines": {"read": 3, "used": 2, "left_out": {"choice": 1}},
             "dialogues": {"train": 1},
+            "turns": {"train": 2},
             "turns_per_dialogue": {"2": 1},
         },
         "denoise": {"strategy": "standard", "rules": {"a_rule": counts}, **counts, "learned_turns_out": 1},
@@ -116,6 +119,13 @@ def test_the_verdict_says_whether_the_base_hears_the_context_as_well(reports):
     assert "the context is heard, not shown to be more than by the base." in verdict(metrics)
     metrics["difference"]["context_gain_over_base"] = difference(0.1, 0.2)
     assert "the context is heard, more than by the base." in verdict(metrics)
+
+
+def test_the_verdict_without_a_core_turn_says_that_the_fit_was_not_measured(reports):
+    del reports["metrics"]["difference"]["bits_per_character_core"]
+    html = page(reports, TEMPLATE)
+    assert "whether the adapter fits better was not measured." in html and "适配器是否更贴近，没有量过。" in html
+    assert "fits 亚托莉 better" not in html
 
 
 def test_the_verdict_names_the_failures_that_remain(reports):

@@ -28,8 +28,9 @@ from deploy.page import FILE
 from deploy.serve import LIMIT, is_loopback, listen, make_app
 from deploy.vllm import prepare, room, with_persona
 from deploy.wire import FORBIDDEN, LONGEST
-from stages.inference import as_decoding, encode_prompt, load_character
+from stages.inference import addressing, as_decoding, encode_prompt, load_character
 from stages.records import InputError
+from tests.characters import force
 from tests.learned import CARD, PERSONA, REPLIES, edit, make_character
 
 ROOT = Path(__file__).parents[1]
@@ -205,6 +206,7 @@ def test_the_model_list_names_both(client):
         ),
         ({"temperature": 3}, 400, "invalid_value", "temperature"),
         ({"top_p": -0.1}, 400, "invalid_value", "top_p"),
+        ({"top_k": 2_000_000}, 400, "invalid_value", "a whole number from 0 to 1,048,576 as `top_k`, got 2000000"),
         ({"max_tokens": 0}, 400, "invalid_value", "max_tokens"),
         ({"stop": [""]}, 400, "invalid_value", "stop.0"),
         ({"user": 7}, 400, "invalid_value", "user"),
@@ -385,7 +387,7 @@ async def collect(engine, asked):
 
 def answers(engine, *asked):
     async def all_at_once():
-        return await asyncio.gather(*(collect(engine, one) for one in asked))
+        return await asyncio.wait_for(asyncio.gather(*(collect(engine, one) for one in asked)), 60)
 
     return asyncio.run(all_at_once())
 
@@ -408,6 +410,25 @@ def test_each_of_a_batch_has_its_own_length_and_stop(engine):
     assert short[1].reason == "length" and short[1].reply_tokens == 3 and full[0].startswith(short[0])
     assert stopped[0] == full[0].split("！")[0] and stopped[1].reason == "stop"
     assert empty[0] == ""
+
+
+UNGUARDED = {"repetition_penalty": 1, "repeat_guard": 0}  # as a card may say: greedy and nothing else
+
+
+def test_a_reply_that_goes_round_for_good_ends_for_who_asked(engine, monkeypatch):
+    tokenizer = engine.character.tokenizer
+    looping = tokenizer.encode("嗯好", add_special_tokens=False)
+    force(monkeypatch, looping * 60)
+    asked = [question("你是谁？", **UNGUARDED, max_new_tokens=limit) for limit in (18, 60)]
+    for (text, ending), limit in zip(answers(engine, *asked), (18, 60), strict=True):
+        said = tokenizer.decode((looping * limit)[:limit]).rstrip("\ufffd")
+        assert (text, ending.reason, ending.reply_tokens) == (said, "length", limit)
+
+
+def test_the_name_of_somebody_elses_user_ends_no_reply(engine, monkeypatch):
+    force(monkeypatch, engine.character.tokenizer.encode("好。\n林晚：走。<end_of_turn>", add_special_tokens=False))
+    known_as = Engine(addressing(engine.character, "林晚"))
+    assert answers(known_as, question("你是谁？", "小满"))[0][0] == "好。\n林晚：走。"
 
 
 def test_the_base_beside_the_adapter_in_one_queue(engine):
