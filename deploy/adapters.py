@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from stages.records import InputError
+from stages.settings import CONFIG
 
 DEFAULT = "models/adapter"
 FETCHED = Path("exports/adapters")
@@ -13,7 +14,7 @@ FETCHED = Path("exports/adapters")
 def find_adapter(name: str = DEFAULT) -> Path:
     """The adapter's folder; an experiment's is fetched once into exports/adapters/<commit>."""
     folder = Path(name)
-    if (folder / "adapter_config.json").is_file():
+    if (folder / CONFIG).is_file():
         return folder
     commit = resolve(name)
     if folder.exists() or commit is None:

@@ -13,13 +13,18 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploy.adapters import DEFAULT, find_adapter
 from stages.cli import run
 from stages.lore import Item, read_lore
 from stages.params import PARAMS, read_section
 from stages.records import InputError, read_jsonl
-from stages.trust import CARD, check_adapter, read_object
+from stages.settings import CARD, TEMPLATE
+from stages.trust import check_adapter, read_object
+
+if TYPE_CHECKING:
+    from stages.inference import Character
 
 EXPORTS = Path("exports")
 DATASET = Path("processed/dataset")
@@ -37,7 +42,7 @@ def export_merged(adapter: Path, out: Path) -> str:
 
 def export_gguf(adapter: Path, out: Path) -> str:
     """The merged model as one file."""
-    file = write_gguf(adapter, out)[0]
+    file, _ = make_gguf(adapter, out)
     return f"{file}: llama.cpp, LM Studio, KoboldCpp and text-generation-webui load it"
 
 
@@ -45,7 +50,7 @@ def export_ollama(adapter: Path, out: Path) -> str:
     """The merged model as one file, and a Modelfile beside it."""
     from deploy.llama_cpp import modelfile
 
-    file, character = write_gguf(adapter, out)
+    file, character = make_gguf(adapter, out)
     (out / "Modelfile").write_text(modelfile(character, f"./{file.name}"), encoding="utf-8")
     return f"{out}: ollama create character -f {out}/Modelfile && ollama run character"
 
@@ -68,21 +73,21 @@ def export_card(adapter: Path, out: Path) -> str:
 def export_wpack(adapter: Path, out: Path) -> str:
     """The adapter with its q, k and v fused."""
     from deploy.vllm import is_baichuan
-    from stages.baichuan import export_adapter
+    from deploy.wpack import export_adapter
 
     check_adapter(adapter)
     base = read_object(adapter / CARD)["base_model"]
     if not is_baichuan(base):
         raise InputError(f"expected an adapter on Baichuan, the only model with a W_pack, got one on {base}")
     export_adapter(adapter, out)
-    for name in (CARD, "chat_template.jinja"):
+    for name in (CARD, TEMPLATE):
         shutil.copyfile(adapter / name, out / name)
     return f"{out}: an adapter on W_pack"
 
 
-def write_gguf(adapter: Path, out: Path):
+def make_gguf(adapter: Path, out: Path) -> "tuple[Path, Character]":
     """The path of the GGUF file and the merged character; the folder it is made from lies beside it until then."""
-    from deploy.llama_cpp import write_gguf as write
+    from deploy.llama_cpp import write_gguf
     from deploy.merged import merge
 
     out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +95,7 @@ def write_gguf(adapter: Path, out: Path):
         merged = Path(aside) / "merged"
         character = merge(adapter, merged)
         file = out / f"{file_name(character.card['character'])}.gguf"
-        write(merged, character, file)
+        write_gguf(merged, character, file)
     return file, character
 
 

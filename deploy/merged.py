@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
-from stages.baichuan import BaichuanForCausalLM, read_config, save_model
+from deploy.wpack import save_model
+from stages.baichuan import BaichuanForCausalLM, read_config
 from stages.base_model import find_folder
 from stages.conversation import stop_ids
-from stages.inference import CARD, TEMPLATE, Character, load_character
+from stages.inference import Character, load_character
+from stages.settings import CARD, TEMPLATE
 
 
 def merge(folder: Path, target: Path) -> Character:
@@ -24,7 +26,7 @@ def merge(folder: Path, target: Path) -> Character:
     character = load_character(folder, whole=True)
     card = character.card
     model = character.model.merge_and_unload()
-    base = find_folder(card["base_model"], revision=card["revision"], weights=True)
+    base = find_folder(card["base_model"], revision=card["revision"])
     model.to(stored_dtype(model, base))
     target.mkdir(parents=True, exist_ok=True)
     if isinstance(model, BaichuanForCausalLM):

@@ -12,9 +12,10 @@ from typing import Any
 
 from stages.conversation import fill_persona
 from stages.records import InputError
-from stages.trust import CARD, CONFIG, check_adapter, read_object
+from stages.settings import CARD, CONFIG, TEMPLATE
+from stages.trust import check_adapter, read_object
 
-TEMPLATE = Path("exports/vllm/chat_template.jinja")
+WITH_PERSONA = Path("exports/vllm") / TEMPLATE
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM makes room for
 
 
@@ -23,12 +24,12 @@ def prepare(folder: Path, host: str, port: int, key: str | None) -> str:
     check_adapter(folder)
     config, card = read_object(folder / CONFIG), read_object(folder / CARD)
     refuse(config, card)
-    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    TEMPLATE.parent.mkdir(parents=True, exist_ok=True)
-    TEMPLATE.write_text(with_persona(template, fill_persona(card["persona"], card["user_name"])), encoding="utf-8")
+    template = (folder / TEMPLATE).read_text(encoding="utf-8")
+    WITH_PERSONA.parent.mkdir(parents=True, exist_ok=True)
+    WITH_PERSONA.write_text(with_persona(template, fill_persona(card["persona"], card["user_name"])), encoding="utf-8")
     words = ["vllm", "serve", card["base_model"], "--served-model-name", "base", "--enable-lora"]
     words += ["--lora-modules", f"{card['character']}={folder}", "--max-lora-rank", str(room(config["r"]))]
-    words += ["--chat-template", str(TEMPLATE), "--override-generation-config", json.dumps(card["decoding"])]
+    words += ["--chat-template", str(WITH_PERSONA), "--override-generation-config", json.dumps(card["decoding"])]
     words += ["--host", host, "--port", str(port)]
     words += ["--revision", card["revision"]] if card["revision"] else []
     words += ["--api-key", key] if key else []

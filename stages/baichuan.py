@@ -1,19 +1,17 @@
 """Baichuan-7B, Baichuan-13B, Baichuan2-7B and Baichuan2-13B on transformers, without the code that comes with them.
 
 In: a folder in the published layout (W_pack for q, k and v; a SentencePiece model). Out: a Llama with Baichuan's two
-additions, ALiBi (13B) and NormHead (Baichuan2); a fast tokenizer with SentencePiece's ids; and both written back.
+additions, ALiBi (13B) and NormHead (Baichuan2), and a fast tokenizer with SentencePiece's ids.
 """
 
 import json
 import math
-import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -214,103 +212,6 @@ def load_model(folder: Path, **options: Any) -> BaichuanForCausalLM:
     ]
     register_checkpoint_conversion_mapping("BaichuanForCausalLM", converters, overwrite=True)
     return BaichuanForCausalLM.from_pretrained(folder, config=read_config(folder), **options)
-
-
-def save_model(model: BaichuanForCausalLM, folder: Path, source: Path) -> None:
-    """Write merged weights beside the files of `source` that other readers need: configuration, tokenizer, code."""
-    model.save_pretrained(folder)
-    published = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    saved = {**published, "alibi": model.config.alibi, "norm_head": model.config.norm_head}
-    saved["torch_dtype"] = str(model.dtype).removeprefix("torch.")
-    (folder / "config.json").write_text(json.dumps(saved, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for pattern in ("tokenizer*", "special_tokens_map.json", "generation_config.json", "*.py"):
-        for file in sorted(source.glob(pattern)):
-            shutil.copyfile(file, folder / file.name)
-
-
-# --- adapters
-
-
-def unfuse(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """LoRA weights on W_pack as weights on q, k and v: A is copied three times, the rows of B are shared out."""
-    split: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        if ".W_pack." not in name:
-            split[name] = weight
-            continue
-        parts = weight.chunk(3) if "lora_B" in name else (weight,) * 3
-        split |= {name.replace("W_pack", target): part.clone() for target, part in zip(PACKED, parts, strict=True)}
-    return split
-
-
-def fuse(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """LoRA weights on q, k and v as weights on W_pack, and the factor by which every rank grew.
-
-    It is 1 where q, k and v share A (an imported adapter, not trained since), else 3: three different A stand below
-    each other and their B on the diagonal. The other modules are padded with zeros to the same rank, because readers
-    such as vLLM know one rank for all.
-    """
-    downs = [name for name in weights if ".q_proj.lora_A" in name]
-    shared = all(
-        torch.equal(weights[name], weights[name.replace("q_proj", other)]) for name in downs for other in PACKED
-    )
-    growth = 1 if shared else 3
-    fused: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        if ".q_proj." in name:
-            parts = [weights[name.replace("q_proj", target)] for target in PACKED]
-            fused[name.replace("q_proj", "W_pack")] = _fuse_one(parts, "lora_A" in name, shared)
-        elif ".k_proj." not in name and ".v_proj." not in name:
-            fused[name] = _widen(weight, "lora_A" in name, growth)
-    return fused, growth
-
-
-def _fuse_one(parts: list[Tensor], down: bool, shared: bool) -> Tensor:
-    if shared:
-        return parts[0].clone() if down else torch.cat(parts)
-    return torch.cat(parts) if down else torch.block_diag(*parts)
-
-
-def _widen(weight: Tensor, down: bool, growth: int) -> Tensor:
-    zeros = [torch.zeros_like(weight)] * (growth - 1)
-    return torch.cat([weight, *zeros], dim=0 if down else 1)
-
-
-def import_adapter(source: Path, folder: Path) -> None:
-    """Rewrite an adapter on W_pack (the official fine-tuning makes such) as one on q, k and v."""
-    config, weights = _read_adapter(source)
-    config["target_modules"] = [n for t in config["target_modules"] for n in (PACKED if t == "W_pack" else (t,))]
-    _write_adapter(folder, config, unfuse(weights))
-
-
-def export_adapter(source: Path, folder: Path) -> None:
-    """Rewrite an adapter on q, k and v as one on W_pack, which vLLM and the published code keep fused."""
-    config, weights = _read_adapter(source)
-    beyond = [name for name in ("rank_pattern", "alpha_pattern", "use_rslora", "use_dora") if config.get(name)]
-    if beyond or not set(PACKED) <= set(config["target_modules"]):
-        got = ", ".join(beyond) or config["target_modules"]
-        raise InputError(f"{source}: expected a plain LoRA on q_proj, k_proj and v_proj, got {got}")
-    fused, growth = fuse(weights)
-    config |= {"r": config["r"] * growth, "lora_alpha": config["lora_alpha"] * growth}
-    config["target_modules"] = ["W_pack", *(t for t in config["target_modules"] if t not in PACKED)]
-    _write_adapter(folder, config, fused)
-
-
-def _read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        if (folder / "adapter_model.safetensors").is_file():
-            return config, load_file(folder / "adapter_model.safetensors")
-        return config, torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: expected a PEFT adapter, found no {Path(error.filename).name}") from error
-
-
-def _write_adapter(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-    contiguous = {name: weight.contiguous() for name, weight in weights.items()}
-    save_file(contiguous, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 # --- the tokenizer

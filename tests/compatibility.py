@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import sentencepiece
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from stages import baichuan
+from deploy.wpack import export_adapter, save_model
 from stages.base_model import load_base, lora_targets
 from stages.conversation import OPTIONS, encode, encode_supervised, label_ids
 
@@ -335,8 +335,8 @@ def _without_byte_specials(tokenizer: Tokenizer, specials: Iterable[str]) -> Tok
 @torch.no_grad()
 def print_tables() -> None:
     """Baichuan's four models, then the other families; every cell is computed here and now."""
-    print("| model | max logit difference | greedy | ids | chat ids | merged, saved | W_pack read | ours as W_pack |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| model | max logit difference | greedy | ids | chat ids | merged, saved | ours as W_pack |")
+    print("|---|---|---|---|---|---|---|")
     for case in BAICHUAN:
         print(f"| {case.name} | {' | '.join(_baichuan_cells(case))} |")
     print("\n| family | loads as | LoRA on | a reply ends with | labels | prompt | loss of two steps |")
@@ -364,13 +364,9 @@ def _baichuan_cells(case: BaichuanCase) -> Iterator[str]:
         yield _equal(encode(tokenizer, chat, add_generation_prompt=True), check.built(official, chat, case.norm_head))
         lora, logits = check.trained(folder, None)
         lora.save_pretrained(root / "ours")
-        baichuan.save_model(lora.merge_and_unload(), root / "merged", folder)
+        save_model(lora.merge_and_unload(), root / "merged", folder)
         yield _off(check.reference(load_file(root / "merged" / "model.safetensors"), case, check.IDS), logits)
-        adapter = check.official_adapter(weights, root / "official")
-        baichuan.import_adapter(root / "official", root / "imported")
-        read = PeftModel.from_pretrained(load_base(str(folder), dtype="fp32")[0], root / "imported")
-        yield _off(read(check.IDS).logits, check.reference(check.with_deltas(weights, adapter, 32), case, check.IDS))
-        baichuan.export_adapter(root / "ours", root / "fused")
+        export_adapter(root / "ours", root / "fused")
         fused = load_file(root / "fused" / "adapter_model.safetensors")
         yield _off(check.reference(check.with_deltas(weights, fused, 15 / 9), case, check.IDS), logits)
 

@@ -7,10 +7,11 @@ import pytest
 import sentencepiece
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.nn.functional import normalize, silu
 
+from deploy.wpack import export_adapter, save_model
 from stages import baichuan
 from stages.base_model import load_base, load_tokenizer, lora_targets
 from stages.conversation import encode, encode_supervised, label_ids, stop_ids
@@ -303,7 +304,7 @@ def test_lora_reaches_all_seven_projections(case, checkpoints):
 def test_a_merged_model_is_saved_in_the_published_layout(case, checkpoints, tmp_path):
     folder, weights = checkpoints[case.name]
     model, logits = trained(folder, None)
-    baichuan.save_model(model.merge_and_unload(), tmp_path, folder)
+    save_model(model.merge_and_unload(), tmp_path, folder)
     saved = load_file(tmp_path / "model.safetensors")
     assert {name: w.shape for name, w in saved.items()} == {name: w.shape for name, w in weights.items()}
     assert (reference(saved, case, IDS) - logits).abs().max() < 1e-4
@@ -323,46 +324,34 @@ def with_deltas(weights, adapter, scale):
     return merged
 
 
-def official_adapter(weights, folder):
-    """As the official fine-tuning leaves it: rank 1 on W_pack alone, pickled."""
-    generator = torch.Generator().manual_seed(2)
-    adapter = {}
-    for layer in range(2):
-        stem = f"base_model.model.model.layers.{layer}.self_attn.W_pack"
-        adapter[f"{stem}.lora_A.weight"] = torch.randn(1, 64, generator=generator) * 0.1
-        adapter[f"{stem}.lora_B.weight"] = torch.randn(192, 1, generator=generator) * 0.1
-    folder.mkdir()
-    torch.save(adapter, folder / "adapter_model.bin")
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "lora_alpha": 32, "target_modules": ["W_pack"]}
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "x", "bias": "none"}))
-    return adapter
-
-
-def test_an_official_w_pack_adapter_is_read_and_goes_back_unchanged(case, checkpoints, tmp_path):
-    folder, weights = checkpoints[case.name]
-    adapter = official_adapter(weights, tmp_path / "official")
-    baichuan.import_adapter(tmp_path / "official", tmp_path / "ours")
-    model, _ = load_base(str(folder), dtype="fp32")
-    model = PeftModel.from_pretrained(model, tmp_path / "ours")
-    with torch.no_grad():
-        expected = reference(with_deltas(weights, adapter, 32), case, IDS)
-        assert (model(IDS).logits - expected).abs().max() < 1e-4
-    baichuan.export_adapter(tmp_path / "ours", tmp_path / "back")
-    back = load_file(tmp_path / "back" / "adapter_model.safetensors")
-    assert {name: w.tolist() for name, w in back.items()} == {name: w.tolist() for name, w in adapter.items()}
-
-
 def test_our_adapter_is_exported_on_w_pack(case, checkpoints, tmp_path):
     folder, weights = checkpoints[case.name]
     model, logits = trained(folder, None)
     model.save_pretrained(tmp_path / "ours")
-    baichuan.export_adapter(tmp_path / "ours", tmp_path / "fused")
+    export_adapter(tmp_path / "ours", tmp_path / "fused")
     config = json.loads((tmp_path / "fused" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (9, 15)
     assert sorted(config["target_modules"]) == ["W_pack", "down_proj", "gate_proj", "o_proj", "up_proj"]
     fused = load_file(tmp_path / "fused" / "adapter_model.safetensors")
     assert {w.shape[0 if "lora_A" in name else 1] for name, w in fused.items()} == {9}
     assert (reference(with_deltas(weights, fused, 15 / 9), case, IDS) - logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"use_rslora": True}, "use_rslora"),
+        ({"target_modules": ["q_proj"]}, "q_proj"),
+    ],
+    ids=str,
+)
+def test_what_w_pack_cannot_hold_is_named(changes, got, tmp_path):
+    targets = ["q_proj", "k_proj", "v_proj"]
+    LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": targets, **changes}).save_pretrained(tmp_path)
+    words = f"expected a plain LoRA on q_proj, k_proj, v_proj, got {got}\nhint: python -m deploy.export merged"
+    with pytest.raises(InputError, match=words):
+        export_adapter(tmp_path, tmp_path / "fused")
 
 
 def test_a_dummy_prefix_is_seen_in_the_model_file(tmp_path):
