@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 
 from stages.baichuan import BaichuanForCausalLM
 from stages.base_model import EMBEDDED, EMBEDDED_PARTS
-from stages.conversation import OPTIONS, controls, fill_persona, stop_ids
+from stages.conversation import controls, fill_persona, render, stop_ids
 from stages.inference import CONTEXT_TOKENS, Character, markers
 from stages.records import InputError
+from stages.settings import TEMPLATE
 
 CONVERTER = Path("exports/converter")
 BF16, F32 = gguf.GGMLQuantizationType.BF16, gguf.GGMLQuantizationType.F32
@@ -68,7 +69,7 @@ def save_as_llama(character: Character, merged: Path, folder: Path) -> None:
     }
     settings = {"add_prefix_space": False, "add_bos_token": False, "added_tokens_decoder": whole}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    for name in ("tokenizer.model", "chat_template.jinja"):
+    for name in ("tokenizer.model", TEMPLATE):
         shutil.copyfile(merged / name, folder / name)
 
 
@@ -175,7 +176,8 @@ def go_template(tokenizer: Any) -> str:
     token is left to llama.cpp.
     """
     turns = [("system", "@S@"), ("user", "@U@"), ("assistant", "@A@"), ("user", "@V@")]
-    text = render(tokenizer, turns)
+    messages = [{"role": role, "content": content} for role, content in turns]
+    text = render(tokenizer, messages, add_generation_prompt=True)
     opening, rest = text.split("@S@")
     first, rest = rest.split("@U@")
     answer, rest = rest.split("@A@")
@@ -190,19 +192,3 @@ def go_template(tokenizer: Any) -> str:
         f"{{{{ else }}}}{{{{ $m.Content }}}}{{{{ if gt {last} }}}}{closing}{{{{ end }}}}"
         "{{ end }}{{ end }}"
     )
-
-
-def render(tokenizer: Any, turns: list[tuple[str, str]]) -> str:
-    """The text that the model reads; the system turn at the head of the user's where a template knows none."""
-    messages = [{"role": role, "content": content} for role, content in turns]
-    try:
-        return apply(tokenizer, messages)
-    except Exception:  # a template refuses with an error of its own choosing
-        system, user, *others = messages
-        joined = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
-        return apply(tokenizer, [joined, *others])
-
-
-def apply(tokenizer: Any, messages: list[Mapping[str, str]]) -> str:
-    """The chat template with the options of training."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **OPTIONS)

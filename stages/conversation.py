@@ -75,7 +75,12 @@ def neutralise(text: str, tokenizer: Any = None) -> str:
 
 def encode(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
     """Token ids of the conversation under the tokenizer's chat template."""
-    return _tokenize(tokenizer, _render(tokenizer, _accepted(tokenizer, messages), add_generation_prompt))
+    return _tokenize(tokenizer, render(tokenizer, messages, add_generation_prompt=add_generation_prompt))
+
+
+def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    """The conversation as the text that `encode` makes ids of."""
+    return _apply(tokenizer, _accepted(tokenizer, messages), add_generation_prompt)
 
 
 def encode_supervised(tokenizer: Any, messages: Sequence[Message]) -> Sample:
@@ -200,8 +205,8 @@ def _disarm(match: re.Match[str]) -> str:
 def _closing(tokenizer: Any, turns: list[Message]) -> int:
     """The token that closes the last reply where the template does not: what a next user turn would begin with."""
     last = max(number for number, turn in enumerate(turns) if turn["role"] == "assistant")
-    rendered = _render(tokenizer, turns[: last + 1], False)
-    following = _render(tokenizer, [*turns[: last + 1], {"role": "user", "content": "a"}], False)
+    rendered = _apply(tokenizer, turns[: last + 1], False)
+    following = _apply(tokenizer, [*turns[: last + 1], {"role": "user", "content": "a"}], False)
     more = _tokenize(tokenizer, following.removeprefix(rendered).lstrip())
     known = controls(tokenizer)
     return more[0] if more and more[0] in known.ids - known.roles else end_of_text(tokenizer)
@@ -216,7 +221,7 @@ def _accepted(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
     for form in (_unspoken_for, _alternating, _without_system):
         try:
             turns = form(tokenizer, turns)
-            _render(tokenizer, turns, False)
+            _apply(tokenizer, turns, False)
         except TemplateError as error:
             refusal = error
         else:
@@ -232,7 +237,7 @@ def _unspoken_for(tokenizer: Any, turns: list[Message]) -> list[Message]:
         return turns
     silent = [{"role": "system", "content": ""}, *turns]
     try:
-        shorter = len(_render(tokenizer, silent, False)) < len(_render(tokenizer, turns, False))
+        shorter = len(_apply(tokenizer, silent, False)) < len(_apply(tokenizer, turns, False))
     except TemplateError:
         return turns
     return silent if shorter else turns
@@ -261,7 +266,7 @@ def _without_system(_tokenizer: Any, turns: list[Message]) -> list[Message]:
     return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
 
 
-def _render(tokenizer: Any, turns: list[Message], add_generation_prompt: bool) -> str:
+def _apply(tokenizer: Any, turns: list[Message], add_generation_prompt: bool) -> str:
     return tokenizer.apply_chat_template(
         bare(turns), tokenize=False, add_generation_prompt=add_generation_prompt, **OPTIONS
     )
@@ -302,8 +307,8 @@ def _pieces(tokenizer: Any, turns: list[Message]) -> Iterator[Piece]:
     for number, turn in enumerate(turns):
         if turn["role"] != "assistant":
             continue
-        prompt = _render(tokenizer, turns[:number], True)
-        rendered = _render(tokenizer, turns[: number + 1], False)
+        prompt = _apply(tokenizer, turns[:number], True)
+        rendered = _apply(tokenizer, turns[: number + 1], False)
         if not rendered.startswith(prompt):
             raise InputError(_MOVES)
         yield Piece(_since(tokenizer, turns, number, replied, prompt), False, False)
@@ -328,8 +333,8 @@ def _since(tokenizer: Any, turns: list[Message], number: int, replied: str, prom
     last = max(i for i in range(number) if turns[i]["role"] == "assistant")
     words = turns[last]["content"]
     other = {**turns[last], "content": words + ("#" if words.rstrip().endswith("＃") else "＃")}
-    closing = _common_end(replied, _render(tokenizer, [*turns[:last], other], False))
-    following = _common_end(prompt, _render(tokenizer, [*turns[:last], other, *turns[last + 1 : number]], True))
+    closing = _common_end(replied, _apply(tokenizer, [*turns[:last], other], False))
+    following = _common_end(prompt, _apply(tokenizer, [*turns[:last], other, *turns[last + 1 : number]], True))
     if not following.startswith(closing):
         raise InputError(_MOVES)
     return following[len(closing) :]

@@ -14,6 +14,7 @@ from stages.conversation import (
     fill_persona,
     label_ids,
     neutralise,
+    render,
     split_long,
     stop_ids,
 )
@@ -99,6 +100,13 @@ def test_a_tokenizer_s_own_control_tokens_are_neutralised_too(qwen):
 
 def test_the_persona_names_the_user():
     assert fill_persona("你叫他{user}，{user}先生。{x}", "夏生") == "你叫他夏生，夏生先生。{x}"
+
+
+def test_the_ids_are_those_of_the_rendered_text(tokenizer):
+    text = render(tokenizer, dialogue(2), add_generation_prompt=True)
+    assert "你是亚托莉。" in text and "答1" in text
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids == encode(tokenizer, dialogue(2), add_generation_prompt=True)
 
 
 # --- labels

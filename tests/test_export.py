@@ -132,6 +132,19 @@ def test_the_go_template_is_read_off_a_rendered_conversation(folder):
     assert "<bos>" not in template
 
 
+def test_where_a_template_knows_no_system_turn_its_text_opens_the_user_s(folder):
+    tokenizer = load_character("adapter").tokenizer
+    tokenizer.chat_template = (ROOT / "stages" / "templates" / "baichuan.jinja").read_text(encoding="utf-8")
+    assert 'eq $m.Role "system" }}<reserved_102> {{ $m.Content }}\n\n{{ else if' in go_template(tokenizer)
+
+
+def test_a_template_that_takes_no_conversation_has_none_in_go(folder):
+    tokenizer = load_character("adapter").tokenizer
+    tokenizer.chat_template = "{{ raise_exception('only poems') }}"
+    with pytest.raises(InputError, match="refuses this conversation: only poems"):
+        go_template(tokenizer)
+
+
 GO = """
 package main
 import ("encoding/json"; "os"; "text/template")
