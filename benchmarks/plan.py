@@ -17,10 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.train import BATCH, Job, measure
 from stages.base_model import embedded_folder, find_device, find_dtype, load_tokenizer
+from stages.lessons import read_lessons
 from stages.packed import Sample
 from stages.params import load_params
 from stages.plan import RETURNED, Text, Way, peak_bytes, skeleton
-from stages.train import DATASET, TrainParams, read_lessons
+from stages.train import DATASET, TrainParams
 
 SIZES = ((384, 8), (640, 18), (1024, 26))  # width and layers; the second is the embedded model's
 STEPS = 2

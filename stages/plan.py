@@ -20,9 +20,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stages import baichuan
 from stages.base_model import find_device, find_dtype, find_folder, load_tokenizer
+from stages.lessons import read_lessons
 from stages.packed import IGNORE, PACKED, Batch, Sample, dialogue_attention, fused_attend, pack, packable, pad
 from stages.records import InputError
-from stages.train import TrainParams, add_lora, epochs, read_lessons
+from stages.train import TrainParams, add_lora, epochs
 
 NF4_BYTES = 0.516  # a weight: half a byte, a byte for each 64, four for each 256 of those (QLoRA, arXiv:2305.14314)
 LORA_BYTES = 16  # a weight: itself, its gradient, two moments, all fp32
@@ -49,6 +50,7 @@ class Text(NamedTuple):
     samples: list[Sample]
     tokens: int
     supervised: int
+    assumed: bool = False  # there is no data set yet
 
 
 class Way(NamedTuple):
@@ -77,7 +79,7 @@ def plan(params: TrainParams, base: str, gpu_gb: float | None, cards: int, datas
     machine = find_machine(gpu_gb, cards)
     model = skeleton(base, params, machine.dtype)
     text = read_text(base, params, dataset)
-    lines = [describe(base, model), describe_text(text, dataset), describe_machine(machine), ""]
+    lines = [describe(base, model), describe_text(text), describe_machine(machine), ""]
     lines += [f"quantize  gradient_checkpointing  {'TRAIN_SHARD  ' * (cards > 1)}TRAIN_ACCUMULATION  peak GB"]
     lines += [row(model, text, params, ways, machine) for ways in settings(params, machine)]
     if machine.device == "cpu":
@@ -105,7 +107,7 @@ def find_machine(gpu_gb: float | None, cards: int) -> Machine:
 
 def skeleton(base: str, params: TrainParams, dtype: torch.dtype) -> PeftModel:
     """The model with its adapter, all shapes and no weights."""
-    folder = find_folder(base, revision=params.revision if base == params.base_model else None, weights=False)
+    folder = find_folder(base, revision=revision_of(base, params), weights=False)
     with torch.device("meta"):
         return add_lora(_bare_model(folder, dtype), params).to(dtype)
 
@@ -126,25 +128,36 @@ def memory_of(device: str) -> float:
 
 def read_text(base: str, params: TrainParams, dataset: Path) -> Text:
     """The train split as this base reads it, or one of the usual size."""
-    if (dataset / "train.jsonl").exists():
-        tokenizer = load_tokenizer(base, revision=params.revision if base == params.base_model else None)
-        samples = read_lessons(dataset / "train.jsonl", tokenizer, params.max_length).samples
+    path = dataset / "train.jsonl"
+    assumed = not path.exists()
+    if assumed:
+        samples = usual_samples()
     else:
-        count, length, share = ASSUMED_DIALOGUES
-        unlike = [[i, *[0] * (length - 1)] for i in range(count)]
-        samples = [Sample(ids, [IGNORE if i > share * length else 0 for i in range(length)]) for ids in unlike]
+        tokenizer = load_tokenizer(base, revision=revision_of(base, params))
+        samples = read_lessons(path, tokenizer, params.max_length).samples
     batches = [samples[i : i + params.batch_size] for i in range(0, len(samples), params.batch_size)]
     rows = [pack(batch)["labels"] for batch in batches]
     longest_first = sorted(samples, key=lambda sample: -len(sample.ids))
     supervised = sum(int((labels != IGNORE).sum()) for labels in rows)
-    return Text(longest_first, sum(labels.numel() for labels in rows), supervised)
+    return Text(longest_first, sum(labels.numel() for labels in rows), supervised, assumed)
 
 
-def describe_text(text: Text, dataset: Path) -> str:
+def usual_samples() -> list[Sample]:
+    """Samples of the usual size, no two of which begin alike."""
+    count, length, share = ASSUMED_DIALOGUES
+    labels = [IGNORE if place > share * length else 0 for place in range(length)]
+    return [Sample([number, *[0] * (length - 1)], labels) for number in range(count)]
+
+
+def revision_of(base: str, params: TrainParams) -> str | None:
+    """That of the parameters, where the base is theirs."""
+    return params.revision if base == params.base_model else None
+
+
+def describe_text(text: Text) -> str:
     """How much there is to learn from."""
-    known = "" if (dataset / "train.jsonl").exists() else " (assumed)"
     sizes = f"{text.tokens:,} tokens in packed rows, {text.supervised:,} supervised"
-    return f"text: {len(text.samples)} samples an epoch, {sizes}{known}"
+    return f"text: {len(text.samples)} samples an epoch, {sizes}{' (assumed)' if text.assumed else ''}"
 
 
 def describe_machine(machine: Machine) -> str:
@@ -155,11 +168,19 @@ def describe_machine(machine: Machine) -> str:
 
 def describe(base: str, model: PeftModel) -> str:
     """Sizes, in words."""
-    whole, trained = (sum(w.numel() for n, w in model.named_parameters() if ("lora_" in n) == lora) for lora in (0, 1))
-    sizes = (
-        f"{whole / 1e6:,.0f} M weights, {body(model) / 1e6:,.0f} M of them in layers, {trained / 1e6:.2f} M to train"
-    )
+    whole, layers, learned = (count(model) / 1e6 for count in (frozen, body, trained))
+    sizes = f"{whole:,.0f} M weights, {layers:,.0f} M of them in layers, {learned:.2f} M to train"
     return f"{base} ({model.config.model_type}): {sizes}"
+
+
+def trained(model: PeftModel) -> int:
+    """Weights of the adapter."""
+    return sum(weight.numel() for name, weight in model.named_parameters() if "lora_" in name)
+
+
+def frozen(model: PeftModel) -> int:
+    """Weights of the base."""
+    return sum(weight.numel() for weight in model.parameters()) - trained(model)
 
 
 def body(model: PeftModel) -> int:
@@ -224,13 +245,11 @@ def weight_bytes(model: PeftModel, way: Way) -> float:
     at work and the next: each twice, as it arrives and as it is used.
     """
     quantized = body(model) if way.quantize == "nf4" else 0
-    trained = sum(w.numel() for name, w in model.named_parameters() if "lora_" in name)
-    frozen = sum(w.numel() for name, w in model.named_parameters() if "lora_" not in name)
-    held = (frozen - quantized) * model.dtype.itemsize + quantized * NF4_BYTES
+    held = (frozen(model) - quantized) * model.dtype.itemsize + quantized * NF4_BYTES
     if way.shared:
         layers = model.config.get_text_config().num_hidden_layers
-        held = held / way.cards + (frozen - body(model) + 4 * body(model) / layers) * model.dtype.itemsize
-    return held + trained * LORA_BYTES
+        held = held / way.cards + (frozen(model) - body(model) + 4 * body(model) / layers) * model.dtype.itemsize
+    return held + trained(model) * LORA_BYTES
 
 
 def activations(model: PeftModel, samples: list[Sample], *, fused: bool) -> tuple[int, int]:
@@ -286,9 +305,8 @@ def expected_time(model: PeftModel, text: Text, params: TrainParams, machine: Ma
     head = model.get_base_model().get_output_embeddings().weight.numel()
     # A forward and an input gradient, of two operations a weight each; frozen weights have no gradient of their own.
     passes = 6 if params.gradient_checkpointing else 4
-    adapter = sum(w.numel() for name, w in model.named_parameters() if "lora_" in name)
     times = epochs(text.samples, params)
-    work = times * (text.tokens * (passes * body(model) + 6 * adapter) + text.supervised * 4 * head)
+    work = times * (text.tokens * (passes * body(model) + 6 * trained(model)) + text.supervised * 4 * head)
     speed = matrix_flops(machine.device, machine.dtype) if machine.here else ASSUMED_GPU_FLOPS
     share = SHARE[machine.dtype.itemsize]
     seconds = work / speed / share / machine.cards

@@ -28,7 +28,7 @@ from stages.plan import (
     verdict,
     weight_bytes,
 )
-from stages.records import InputError
+from stages.records import InputError, write_jsonl
 from stages.train import TrainParams, add_lora
 from tests.characters import make_tokenizer
 
@@ -164,7 +164,16 @@ def test_on_a_cpu_what_the_allocator_keeps_must_fit_too(peak, checkpointing, dev
 
 def test_without_a_data_set_an_epoch_of_the_usual_size_is_assumed(params, tmp_path):
     text = read_text("unused", params, tmp_path)
-    assert len(text.samples) == 150 and text.tokens == 150 * 350
+    assert len(text.samples) == 150 and text.tokens == 150 * 350 and text.assumed
+
+
+def test_with_a_data_set_its_own_epoch_is_planned(params, tmp_path):
+    TINY.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    messages = [{"role": "user", "content": "早上好。"}, {"role": "assistant", "content": "早！", "learn": True}]
+    write_jsonl(tmp_path / "train.jsonl", [{"id": "1", "messages": messages}])
+    text = read_text(str(tmp_path), params, tmp_path)
+    assert len(text.samples) == 1 and 0 < text.supervised < text.tokens and not text.assumed
 
 
 def test_on_a_cpu_the_plan_says_what_the_allocator_keeps(params, tmp_path):
