@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -74,8 +75,8 @@ def material(name: str, megabytes: int, lines: list[tuple[str | None, str]]) -> 
         yield '{"message":"…"}]\n'
 
 
-def bare(name: str, path: Path, out: Path, params: ExtractParams) -> None:
-    match = WRITERS[name][2].match
+def bare(pattern: re.Pattern[str], path: Path, out: Path) -> None:
+    match = pattern.match
     with path.open(encoding="utf-8") as lines, out.open("wb") as rows:
         for number, line in enumerate(lines, 1):
             found = match(line)
@@ -84,7 +85,7 @@ def bare(name: str, path: Path, out: Path, params: ExtractParams) -> None:
             rows.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def ours(name: str, path: Path, out: Path, params: ExtractParams) -> None:
+def ours(params: ExtractParams, path: Path, out: Path) -> None:
     gc.disable()  # as extract's own main does
     tally = Tally()
     with out.open("wb") as rows:
@@ -96,8 +97,9 @@ def ours(name: str, path: Path, out: Path, params: ExtractParams) -> None:
 def measure(what: str, name: str, path: Path) -> None:
     """Print seconds of processor time, which other programs disturb least, and megabytes at the peak."""
     params = replace(load_params("extract", ExtractParams), format=name)
+    work = {"bare": partial(bare, WRITERS[name][2]), "ours": partial(ours, params)}[what]
     begun, before = time.process_time(), memory("VmRSS")
-    {"bare": bare, "ours": ours}[what](name, path, path.with_suffix(".out"), params)
+    work(path, path.with_suffix(".out"))
     print(time.process_time() - begun, memory("VmHWM") - before)
 
 

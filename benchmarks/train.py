@@ -93,6 +93,7 @@ def run_ours(job: Job) -> Job:
 
     from stages import train as ours
     from stages.base_model import load_base
+    from stages.lessons import Lessons
     from stages.packed import Sample, choose_layout, install
     from stages.params import load_params
 
@@ -105,11 +106,11 @@ def run_ours(job: Job) -> Job:
     arguments.output_dir, arguments.save_strategy = job["out"], "no"
     arguments.train_sampling_strategy = "sequential"
     base, _ = load_base(job["model"], dtype=job["dtype"], quantize=job.get("quantize"))
-    lessons = ours.Lessons([Sample(*sample) for sample in job["samples"]], 0, 0, 0)
+    lessons = Lessons([Sample(*sample) for sample in job["samples"]], 0, 0, 0)
     layout = choose_layout(base)
     model = ours.add_lora(base, params)
     install(base)
-    trainer = ours.make_trainer(model, layout, params, arguments, lessons, ours.Lessons([], 0, 0, 0))
+    trainer = ours.make_trainer(model, layout, params, arguments, lessons, Lessons([], 0, 0, 0))
     timer = make_timer(base.dtype)
     trainer.add_callback(timer)
     ours.fit(trainer, Path(job["out"]) / "train.tsv")
@@ -233,8 +234,9 @@ def prepare() -> None:
 def make_job(dtype: str) -> Job:
     """The longest dialogues of the train split, in batches of like length, in the forms that the three take."""
     from stages.base_model import embedded_folder, load_tokenizer
+    from stages.lessons import read_lessons
     from stages.records import read_jsonl, write_json, write_jsonl
-    from stages.train import DATASET, read_lessons
+    from stages.train import DATASET
 
     model = str(embedded_folder())
     folder = CACHE / "data"
