@@ -21,6 +21,7 @@ from stages.cli import run
 from stages.extract import ExtractParams, Tally, extract, find_sources, report
 from stages.filter import FilterParams, build_dialogues, plan, summarise
 from stages.params import load_params, read_section
+from stages.persona import VARIABLE
 from stages.records import Dialogue, InputError, Line
 
 UNNAMED = re.compile(r"^[?？]+$|声音|之声|少女|少年|女孩|男孩|[?？]$|^the |voice|の声|謎", re.IGNORECASE)
@@ -104,6 +105,31 @@ def last(name: str, nearest: dict[str, str]) -> str:
     return name
 
 
+def count_variables(lines: list[Line]) -> Counter[str]:
+    """What the game would fill in, {player_name}, and how many lines hold it."""
+    return Counter(variable for line in lines for variable in sorted(set(VARIABLE.findall(line.text))))
+
+
+def suggest_values(
+    variables: Collection[str], known: dict[str, str], lines: list[Line], leads: tuple[str, str]
+) -> dict[str, list[str]]:
+    """Variables as aliases of the name that they hold: what the scripts set them to, else the lead who is called so."""
+    cast = {line.speaker for line in lines}
+    aliases: dict[str, list[str]] = {}
+    for variable in variables:
+        value, lead = known.get(variable), called_by(variable, lines, leads)
+        if name := value if value and (lead or value in cast) else lead:
+            aliases.setdefault(name, []).append(variable)
+    return aliases
+
+
+def called_by(variable: str, lines: list[Line], leads: tuple[str, str]) -> str | None:
+    """The lead whom the other one, and only the other one, calls so: between marks, {player_name}，…"""
+    call = re.compile(rf"(?:^|[^\w\s]\s?){re.escape(variable)}(?:[^\w\s]|$)")
+    callers = {line.speaker for line in lines if line.speaker in leads and call.search(line.text)}
+    return next(lead for lead in leads if lead not in callers) if len(callers) == 1 else None
+
+
 def learned(dialogues: list[Dialogue], character: str) -> tuple[int, int, int]:
     """Dialogues, turns and characters of text that training would learn from."""
     train = [dialogue for dialogue in dialogues if dialogue.split == "train"]
@@ -130,6 +156,13 @@ def show_cast(found: dict[str, Any]) -> None:
         print(f"  {row['lines']:6} {row['name']}")
     if len(found["speakers"]) > SHOWN:
         print(f"         and {len(found['speakers']) - SHOWN} more")
+
+
+def show_variables(variables: Counter[str], known: dict[str, str]) -> None:
+    if variables:
+        print("\nVariables in the text, by lines: she would say them as they stand (an alias in braces fills one in)")
+    for variable, count in variables.most_common(SHOWN):
+        print(f"  {count:6} {variable}" + (f" = {known[variable]}" if variable in known else ""))
 
 
 def show_training(lines: list[Line], params: FilterParams) -> None:
@@ -178,13 +211,18 @@ def main() -> None:
     found = report(tally)
     show_files(tally, found)
     show_cast(found)
+    variables = count_variables(lines)
+    show_variables(variables, tally.variables)
     character, partner = choose_leads(lines, options.character, options.partner)
     params = replace(load_params("filter", FilterParams), character=character, partner=partner)
     try:
         show_training(lines, params)
     except InputError as error:
         print(f"\nNo training run is possible yet: {error}")
-    show_params(source, params, settings.aliases, suggest_aliases(found, character, (partner, *settings.aliases)))
+    aliases = suggest_aliases(found, character, (partner, *settings.aliases))
+    for name, held in suggest_values(variables, tally.variables, lines, (character, partner)).items():
+        aliases.setdefault(name, []).extend(held)
+    show_params(source, params, settings.aliases, aliases)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ class Tally:
     speakers: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     rejects: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)  # {name} in a text -> what the scripts always set it to
 
 
 def check_params(params: ExtractParams) -> None:
@@ -166,6 +167,7 @@ class Names(dict[str | None, str | None]):
         self.written = frozenset(alias for alias, _ in pairs if not is_pattern(alias))
         self.exact = {fold(alias): name for alias, name in pairs if not is_pattern(alias)}
         self.patterns = [(compile_alias(alias), name) for alias, name in pairs if is_pattern(alias)]
+        self.variables = {alias: name for alias, name in pairs if name and is_variable(alias)}
 
     def __missing__(self, written: str) -> str | None:
         key, parts = fold(written), [fold(part) for part in written.split("·")]
@@ -191,6 +193,11 @@ def fold(name: str) -> str:
 
 def is_pattern(alias: str) -> bool:
     return len(alias) > 2 and alias[0] == alias[-1] == "/"
+
+
+def is_variable(alias: str) -> bool:
+    """Whether it is the place of a variable, {player_name}, which stands in texts too."""
+    return alias[:1] == "{" and alias[-1:] == "}"
 
 
 def compile_alias(alias: str) -> regex.Pattern[str]:
@@ -328,6 +335,7 @@ def extract(sources: Iterable[Source], params: ExtractParams, tally: Tally) -> I
     """The JSON lines of the files in order, many at a time; fills the tally on the way."""
     folder = Folder(sources, params)
     learned = folder.survey()
+    tally.variables = {key: value for found in learned.values() for key, value in found.items() if is_variable(key)}
     for file in folder.files():
         aliases = folder.setting(file.name, "aliases")
         names = Names(
@@ -359,6 +367,8 @@ def read_file(file: File, names: Names, options: Options, tally: Tally) -> Itera
         last = batch[-1].line
         if suspect(batch):
             batch = list(accepted(file.name, batch, tally))
+        if names.variables:
+            batch = [filled(message, names.variables) for message in batch]
         counts.update(map(SPEAKER_AND_KIND, batch))
         yield dump_batch(file.name, batch, names)
     for (written, kind), count in counts.items():
@@ -388,6 +398,14 @@ def accepted(file: str, items: Iterable[Message | Reject], tally: Tally) -> Iter
             tally.rejects.append({"file": file, "line": item.line, "reason": reason, "text": item.text[:SHOWN]})
         else:
             yield item
+
+
+def filled(message: Message, variables: dict[str, str]) -> Message:
+    """The message with names in the place of the variables that hold them."""
+    for variable, name in variables.items():
+        if variable in message.text:
+            message = message._replace(text=message.text.replace(variable, name))
+    return message
 
 
 def too_long(message: Message) -> str | None:

@@ -7,6 +7,7 @@ import regex
 
 TELLING = 5
 LENGTHS = range(6, 41)
+VARIABLE = regex.compile(r"\{[^{}\n]+\}")  # what a game fills in, {player_name}
 TEMPLATES = {
     "zh": "你是{name}，说话始终用{name}自己的口吻，不跳出角色。和你说话的人叫{{user}}。你说过这样的话：{quotes}",
     "ja": "あなたは{name}です。いつも{name}の口調で話してください。話し相手は{{user}}です。こう話します：{quotes}",
@@ -40,7 +41,7 @@ def telling_lines(hers: list[str], his: list[str]) -> list[str]:
             grams
         )
 
-    candidates = sorted({line for line in hers if len(line) in LENGTHS})
+    candidates = sorted({line for line in hers if len(line) in LENGTHS and not VARIABLE.search(line)})
     return sorted(candidates, key=lambda line: (-odds(line), line))[:TELLING]
 
 

@@ -167,6 +167,22 @@ def test_an_alias_of_one_file_holds_there_alone() -> None:
     assert {(row["file"], row["speaker"]) for row in rows} == {("a.txt", "亚托莉"), ("b.txt", "？？？")}
 
 
+VARIABLE = """default you = "阿程"
+define y = Character("[you]")
+label start:
+    m "[you]，[you]！[key]呢？"
+    y "嗯。"
+"""
+
+
+def test_an_alias_in_braces_fills_a_variable_in_and_without_one_its_value_is_known() -> None:
+    rows, tally = run({"a.rpy": VARIABLE}, aliases={"阿程": ["{you}"]})
+    assert [(row["speaker"], row["text"]) for row in rows] == [("m", "阿程，阿程！{key}呢？"), ("阿程", "嗯。")]
+    assert tally.variables == {"{you}": "阿程"}
+    rows, _ = run({"a.rpy": VARIABLE}, files={"b.rpy": {"aliases": {"阿程": ["{you}"]}}})
+    assert rows[0]["text"] == "{you}，{you}！{key}呢？", "only where the alias holds"
+
+
 def test_rare_names_near_a_frequent_one_are_suspicious() -> None:
     found = suspicious({"夏生": 40, "夏声": 1, "邮递员小林": 2, "小林": 9, "真帆": 5})
     assert [(entry["name"], entry["near"]) for entry in found] == [("夏声", ["夏生"]), ("邮递员小林", ["小林"])]

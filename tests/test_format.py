@@ -173,6 +173,10 @@ def test_telling_lines_are_hers_rather_than_his():
     assert telling_lines(["今天天气真好啊", "高性能的我来了"], ["今天天气真好啊"] * 5)[0] == "高性能的我来了"
 
 
+def test_no_telling_line_holds_a_variable_that_a_game_would_fill_in():
+    assert telling_lines(["{player_name}，高性能的我来了", "高性能的我来了吗"], ["好。"]) == ["高性能的我来了吗"]
+
+
 @pytest.mark.parametrize(("text", "expected"), [("你好吗", "zh"), ("元気ですか、今日", "ja"), ("How are you?", "en")])
 def test_the_persona_speaks_the_scripts_language(text, expected):
     assert language(text) == expected

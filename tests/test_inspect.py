@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.inspect import choose_leads, suggest_aliases, suggest_leads
+from deploy.inspect import choose_leads, count_variables, suggest_aliases, suggest_leads, suggest_values
 from stages.extract import check_aliases, suspicious
 from stages.records import InputError, Line
 
@@ -89,6 +89,32 @@ def test_what_is_suggested_gives_every_name_to_one_and_none_of_the_leads_away(li
     aliases = suggest_aliases(found, "亚托莉", ("少年", "小夏"))
     assert aliases == suggested
     check_aliases({"亚托莉": [], "少年": [], "小夏": [], **aliases})
+
+
+def test_variables_left_in_the_text_are_counted_by_lines():
+    talk = lines(("甲", "{you}，早。{you}！"), ("乙", "{f.a b}"), (None, "{you}来了。"), ("乙", "{}"))
+    assert count_variables(talk) == {"{you}": 2, "{f.a b}": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "suggested"),
+    [
+        ("{you}，早。", {}, {"乙": ["{you}"]}),
+        ("早啊，{you}！", {}, {"乙": ["{you}"]}),
+        ("{you}", {"{you}": "阿程"}, {"阿程": ["{you}"]}),
+        ("我把{you}收好了。", {"{you}": "丙"}, {"丙": ["{you}"]}),
+        ("我把{you}收好了。", {"{you}": "钥匙"}, {}),
+        ("I gave {you} away", {}, {}),
+    ],
+)
+def test_a_variable_is_suggested_as_an_alias_of_the_name_that_it_holds(text, known, suggested):
+    talk = lines(("甲", text), ("乙", "嗯。"), ("丙", "嗯。"))
+    assert suggest_values(["{you}"], known, talk, ("甲", "乙")) == suggested
+
+
+def test_a_variable_that_both_leads_call_out_is_neither_of_them():
+    talk = lines(("甲", "{you}，早。"), ("乙", "{you}，早。"))
+    assert suggest_values(["{you}"], {}, talk, ("甲", "乙")) == {}
 
 
 def test_inspect_prints_what_to_paste_and_changes_no_file(tmp_path):

@@ -53,7 +53,7 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
 
     The key `statement:word` stands for a creator-defined statement, whose lines nobody says; `label:name` and
     `language:` tell which translations say nothing new (see renpy.said_twice); `translated:` keys what is in which
-    language.
+    language; `{variable}` is the text that it always holds.
     """
     names: dict[str, str] = {}
     kinds: dict[str, str] = {}
@@ -73,8 +73,9 @@ def survey(texts: Iterable[str]) -> dict[str, str]:
     if languages:
         names[LANGUAGE] = max(languages, key=lambda language: languages[language])
         names |= {TRANSLATED + language: "" for language in languages}
-    return {
-        identifier: VARIABLE.sub(lambda found: values.get(found[1]) or found[0], name)
+    known = {f"{{{variable}}}": value for variable, value in values.items() if value}
+    return known | {
+        identifier: VARIABLE.sub(lambda found: known.get(found[0], found[0]), name)
         for identifier, name in names.items()
     }
 
