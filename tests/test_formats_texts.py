@@ -249,3 +249,106 @@ def test_what_is_said_by_somebody_else_is_given_to_no_known_speaker(line: str, w
 @pytest.mark.parametrize("after", ["说着，笑了。", "說著，笑了。", "说了一句。"])
 def test_the_verb_of_saying_may_go_on(after: str) -> None:
     assert [name for name, text in said("prose", f"{NAMES}「五。」阿空{after}\n") if text == "五。"] == ["阿空"]
+
+
+LEADS = "".join(f"“早上好{n}。”沈砚说。\n“你好{n}。”陆舟说。\n" for n in "一二三") + "雪还在下。\n"
+
+
+def whose(line: str) -> set[str | None]:
+    return {name for name, text in said("prose", f"{LEADS}{line}\n雪停了。\n") if text == "甲。"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "“甲。”沈砚压低声音，凑到陆舟耳边说。",
+        "“甲。”沈砚走过来，坐在陆舟旁边说。",
+        "“甲。”沈砚放下笔，朝陆舟笑着说。",
+        "“甲。”沈砚站起来，往陆舟那边走了一步，说。",
+        "沈砚回过头，冲陆舟喊道：“甲。”",
+        "沈砚走过去，扶起陆舟道：“甲。”",
+        "沈砚忍不住，打断陆舟说：“甲。”",
+        "沈砚停下来，等陆舟走近才说：“甲。”",
+        "沈砚放下笔，凑近陆舟说：“甲。”",
+        "沈砚瞪了一眼，一路叮咛陆舟：“甲。”",  # an earlier clause opens with her, this one with no name
+        "陆舟愣了愣，现在沈砚说：“甲。”",
+        "陆舟正要走，只见沈砚赶来对陆舟说：“甲。”",
+        "陆舟吓了一跳，小沈砚跑到门外喊：“甲。”",
+        "陆舟站着，旁边沈砚笑道：“甲。”",
+    ],
+)
+def test_whom_it_is_said_to_is_not_who_says_it(line: str) -> None:
+    assert whose(line) == {"沈砚"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["掌柜的朝沈砚喊道：“甲。”", "船长走到沈砚面前说：“甲。”", "“甲。”邮差冲沈砚喊道。", "老人看看沈砚，说：“甲。”"],
+)
+def test_what_a_stranger_says_to_somebody_known_is_nobodys(line: str) -> None:
+    assert whose(line) == {None}
+
+
+@pytest.mark.parametrize(
+    ("line", "who"),
+    [
+        ("“甲。”沈砚问他。", "沈砚"),
+        ("“甲。”陆舟问沈砚。", "陆舟"),
+        ("“甲。”沈砚回答他。", "沈砚"),
+        ("“甲。”沈砚告诉陆舟。", "沈砚"),
+        ("“甲。”沈砚小声嘀咕。", "沈砚"),
+        ("“甲。”沈砚喃喃自语。", "沈砚"),
+        ("“甲。”沈砚没好气地回了一句。", "沈砚"),
+        ("“甲。”陆舟点了点头。", "陆舟"),
+        ("陆舟愣了一下。“甲。”", "陆舟"),
+        ("陆舟看着沈砚。“甲。”", None),  # two names: it could be either's
+        ("陆舟和他愣了一下。“甲。”", None),
+        ("陆舟太太愣了一下。“甲。”", None),
+    ],
+)
+def test_a_plain_attribution_or_what_one_does_beside_the_words_names_the_speaker(line: str, who: str | None) -> None:
+    assert whose(f"门开了。\n{line}") == {who}
+
+
+@pytest.mark.parametrize("manner", ["轻轻地说道", "轻轻说道", "激动地说", "大喜道", "解释道"])
+def test_the_manner_of_saying_is_no_part_of_a_name(manner: str) -> None:
+    assert {name for name, _ in said("prose", LEADS + f"“甲。”沈砚{manner}。\n" * 3)} == {"沈砚", "陆舟", None}
+
+
+def test_a_paragraph_that_ends_in_a_colon_announces_the_speech_below() -> None:
+    assert said("prose", f"{LEADS}沈砚想了想，说：\n“甲。”陆舟点点头。\n")[-2:] == [
+        ("沈砚", "甲。"),
+        (None, "陆舟点点头。"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "who"),
+    [
+        ('Kou sighed. "Five."', "Kou"),
+        ('Tom sighed. "Five."\n\nTom sighed. "Six."', "Tom"),
+        ('"Five." Kou only shook his head.', None),  # how another takes it
+        ('Kou was fixed in wonder. "Five," she added.', None),
+    ],
+)
+def test_in_english_one_speaks_after_what_one_does(line: str, who: str | None) -> None:
+    text = f"{NAMES_EN}The lamp went out.\n\n{line}\n"
+    assert {name for name, text in said("prose", text) if text.strip(",.") == "Five"} == {who}
+
+
+def test_a_novel_of_a_line_a_paragraph_is_not_taken_for_wrapped() -> None:
+    lines = [f"　　“{n}号的灯灭了，走路要看脚下的台阶。”沈砚说。\n　　“那就早一点回去。”\n" for n in range(9)]
+    lines.append("　　“我数过了，一共十二步，不会走错。”陆舟说。\n" * 2)
+    assert [name for name, _ in said("prose", "".join(lines))][-4:] == ["沈砚", None, "陆舟", "陆舟"]
+
+
+def test_an_indent_opens_a_paragraph_of_a_wrapped_novel() -> None:
+    text = "　　沈砚说：“这里很冷，我们回去\n吧，明天再来看一看海，好不\n好？”\n" * 2
+    text += "　　陆舟说：“我还想再坐一会儿，\n你先回去吧，路上小心一点，\n好吗？”\n" * 2
+    assert [name for name, _ in said("prose", text)] == ["沈砚", "沈砚", "陆舟", "陆舟"]
+
+
+def test_a_rule_across_a_novel_is_a_scene_break() -> None:
+    items = read("prose", f"第一回　灯\n{LEADS}＊＊＊\n“甲。”沈砚说。\n第二回　海\n“乙。”沈砚说。\n")
+    scenes = {item.text: item.scene for item in items if isinstance(item, Message)}
+    assert [scenes[text] for text in ("你好三。", "甲。", "乙。")] == ["第一回　灯", "第一回　灯 (2)", "第二回　海"]
