@@ -205,6 +205,32 @@ def test_an_identifier_without_definition_stays_the_speaker() -> None:
     assert said("renpy", 'label a:\n    e "hi"\n    names[0] "x"\n') == [("e", "hi"), ("{names[0]}", "x")]
 
 
+QUOTED = {  # format -> 舞 says the words; nobody does
+    "renpy": 'label a:\n    舞 "{0}"\n    "{0}"\n',
+    "renpy_tab": "Identifier\tCharacter\tDialogue\na\t舞\t{0}\nb\t\t{0}\n",
+    "kag": "【舞】{0}[p]\n{0}[p]\n",
+    "tyrano": "#舞\n{0}[p]\n#\n{0}[p]\n",
+    "webgal": "舞:{0};\n:{0};\n",
+    "yarn": "title: a\n---\n舞: {0}\n{0}\n===\n",
+    "naninovel": "@back a\n舞: {0}\n{0}\n",
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_quotes_that_wrap_a_whole_message_come_off_under_a_name_alone(name: str) -> None:
+    text = QUOTED[name]
+    assert said(name, text.format("「早。」")) == [("舞", "早。"), (None, "「早。」")]
+    assert said(name, text.format("「早」「晚」"))[0] == ("舞", "「早」「晚」"), "two quotations"
+    assert [item.kind for item in read(name, text.format("（早）"))] == ["thought", "narration"]
+
+
+def test_quotes_come_off_once_a_message_is_whole() -> None:
+    assert said("renpy", 'label a:\n    舞 "「早，"\n    extend "早。」"\n') == [("舞", "早，早。")]
+    assert said("renpy", 'label a:\n    舞 "「早」"\n    extend "「晚」"\n') == [("舞", "「早」「晚」")]
+    assert said("webgal", "舞:「早，;\n早。」 -concat;\n") == [("舞", "早，早。")]
+    assert said("kag", "【舞】\n「早，[r]\n早。」[p]\n") == [("舞", "早，早。")]
+
+
 def test_kag_takes_the_patterns_of_the_game() -> None:
     game = Options({}, r"\[voice who=(\w+)\]", "k", frozenset())
     items = list(FORMATS["kag"].read("[voice who=mai]a[r]b[k]\nc[k]\n", game))
@@ -215,7 +241,7 @@ def test_kag_reads_a_name_before_the_quotation_where_the_game_writes_it_so() -> 
     text = "舞「一」[p]\n風「二」[p]\n海。[p]\n"
     game = Options({}, r"([^\s「」『』\[\]【】、。…（）]{1,10})(?=[「『])", "", frozenset())
     items = list(FORMATS["kag"].read(text, game))
-    assert [(item.speaker, item.text) for item in items] == [("舞", "「一」"), ("風", "「二」"), (None, "海。")]
+    assert [(item.speaker, item.text) for item in items] == [("舞", "一"), ("風", "二"), (None, "海。")]
     assert {name for name, _ in said("kag", text)} == {None}
 
 
@@ -237,10 +263,10 @@ def test_kag_keeps_the_speaker_where_the_game_clears_names_itself() -> None:
 def test_kag_finds_the_tag_that_names_where_a_game_calls_it_as_it_likes() -> None:
     text = "@舞 f=1\n「一」[p]\n@晴\n「二」[p]\n@舞\n（三）[p]\n@晴 f=2\n「四」[p]\n@揺れ\n夜。[p]\n"
     text += "@舞\n「五」[p]\n@晴\n六[p]\n@晴\n「七」[p]\n"
-    speakers = [("舞", "「一」"), ("晴", "「二」"), ("舞", "（三）"), ("晴", "「四」"), (None, "夜。")]
-    assert said("kag", text) == [*speakers, ("舞", "「五」"), ("晴", "六"), ("晴", "「七」")]
+    speakers = [("舞", "一"), ("晴", "二"), ("舞", "（三）"), ("晴", "四"), (None, "夜。")]
+    assert said("kag", text) == [*speakers, ("舞", "五"), ("晴", "六"), ("晴", "七")]
     text = "".join(f"@line f={n} chara=mai\n「{n}」[p]\n@face file=x\nnight[p]\n" for n in range(3))
-    assert said("kag", text)[:3] == [("mai", "「0」"), (None, "night"), ("mai", "「1」")]
+    assert said("kag", text)[:3] == [("mai", "0"), (None, "night"), ("mai", "1")]
 
 
 def test_kag_reads_the_names_of_nvl_maker_which_need_no_quotes() -> None:

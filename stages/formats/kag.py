@@ -11,7 +11,7 @@ import regex
 
 from stages.formats.kag_macros import ENDS, MACRO, SHOWN, survey
 from stages.formats.kag_tags import CORE, END, NAME, PRINTS, TYRANO, Piece, pieces, printed, value_of
-from stages.formats.kinds import WIDE_SIGN, head_lines, kind_of
+from stages.formats.kinds import WIDE_SIGN, head_lines, said
 from stages.formats.message import Format, Message, Options, Reject
 
 CLEARED = regex.compile(r"[\[@](?:nm|name|whosay)[ \t]+(?:name|t|text|n)[ \t]*=[ \t]*(?:\"\"|'')")
@@ -105,7 +105,7 @@ class Page:
         text = "".join(self.parts).strip()
         self.parts, self.last = [], 0
         if text:
-            yield Message(self.first, self.speaker, text, kind_of(self.speaker, text), self.scene)
+            yield said(self.first, self.speaker, text, self.scene)
 
 
 def read(text: str, options: Options) -> Iterator[Message | Reject]:

@@ -1,11 +1,12 @@
-"""What the engine formats share: the kind of what somebody says, signs that stand close together, a file's head."""
+"""What the engine formats share: the message that somebody says, signs that stand close together, a file's head."""
 
 from collections import Counter
 from collections.abc import Set
 
 import regex
 
-from stages.formats.quotes import wrapped
+from stages.formats.message import Message
+from stages.formats.quotes import spoken
 
 WIDE_SIGN = regex.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")  # no space beside it parts words
 WIDE_LABEL = regex.compile(r"^[ \t　]*([^\s：:;。，！？…「」“”\"<>{}\[\]@#]{1,12})：", regex.MULTILINE)
@@ -19,11 +20,11 @@ def head_lines(text: str) -> list[str]:
     return [line for line in text[: HEAD * LINE].split("\n") if line.strip()][:HEAD]
 
 
-def kind_of(speaker: str | None, text: str) -> str:
-    """Speech or a thought under a name, narration without one."""
+def said(line: int, speaker: str | None, text: str, scene: str) -> Message:
+    """Speech or a thought under a name, without quotes that wrap all of it; narration without one."""
     if not speaker:
-        return "narration"
-    return "thought" if text[:1] in ("（", "(") and wrapped(text.strip(), "（(") else "speech"
+        return Message(line, None, text, "narration", scene)
+    return spoken(line, speaker, text, scene, frozenset())
 
 
 def wide_labels(text: str) -> Set[str]:

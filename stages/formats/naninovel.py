@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import regex
 
-from stages.formats.kinds import head_lines, kind_of, no_speaker, wide_labels
+from stages.formats.kinds import head_lines, no_speaker, said, wide_labels
 from stages.formats.message import Format, Message, Options, Reject
 
 AUTHOR = regex.compile(r"([^\s\"\\:;@#.{\[]++|\{[^{}\s]++\})(?:\.[^\s\"\\:]*+)?:\s")
@@ -55,7 +55,7 @@ def _command(number: int, line: str, scene: str) -> Iterator[Message | Reject]:
 def _message(number: int, author: str | None, text: str, scene: str) -> Iterator[Message]:
     if plain := _plain(text):
         speaker = (author or "").strip('"') or None
-        yield Message(number, speaker, plain, kind_of(speaker, plain), scene)
+        yield said(number, speaker, plain, scene)
 
 
 def _plain(text: str) -> str:

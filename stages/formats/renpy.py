@@ -8,7 +8,7 @@ it translates, and of several translations, one is read; the lines of the others
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from stages.formats.kinds import head_lines, kind_of
+from stages.formats.kinds import head_lines, said
 from stages.formats.message import Format, Message, Options, Reject
 from stages.formats.renpy_names import LABELLED, LANGUAGE, STATEMENT, TRANSLATED, survey
 from stages.formats.renpy_tokens import (
@@ -78,31 +78,30 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
 
 
 def with_extends(items: Iterable[Message | Reject]) -> Iterator[Message | Reject]:
-    """Join messages of the kind `extend` to the one before; after a choice they are its speaker's next message."""
+    """Whole messages: the kind `extend` joins the one before; after a choice it is its speaker's next message."""
     held: Message | Reject | None = None
     speaker: str | None = None
     for item in items:
         if isinstance(item, Message) and item.kind == "extend":
             if isinstance(held, Message) and held.kind != "choice":
-                text = held.text + item.text
-                held = held._replace(text=text, kind=kind_of(held.speaker, text))
+                held = held._replace(text=held.text + item.text)
                 continue
-            item = item._replace(speaker=speaker, kind=kind_of(speaker, item.text))
-        if held and (said := _trimmed(held)):
-            yield said
+            item = item._replace(speaker=speaker, kind="speech")
+        if held and (whole := _finished(held)):
+            yield whole
         held = item
         if isinstance(item, Message) and item.kind != "choice":
             speaker = item.speaker
-    if held and (said := _trimmed(held)):
-        yield said
+    if held and (whole := _finished(held)):
+        yield whole
 
 
-def _trimmed(item: Message | Reject) -> Message | Reject | None:
-    """The item without spaces around its text; None where that leaves nothing."""
+def _finished(item: Message | Reject) -> Message | Reject | None:
+    """The item once nothing extends it, without spaces around its text; None where that leaves nothing."""
     text = item.text.strip()
-    if text == item.text:
-        return item if text else None
-    return item._replace(text=text) if text else None
+    if not text or isinstance(item, Reject) or item.kind == "choice":
+        return item._replace(text=text) if text else None
+    return said(item.line, item.speaker, text, item.scene)
 
 
 def speaker_name(who: str, names: Mapping[str, str]) -> str:
@@ -170,7 +169,7 @@ class _Script:
         if who == "extend":
             return Message(number, None, text, "extend", self.scene)
         speaker = who and self.translated(speaker_name(who, self.names))
-        return Message(number, speaker or None, text, kind_of(speaker, text), self.scene)
+        return Message(number, speaker or None, text, "speech", self.scene)
 
     def said_with_clauses(
         self, who: str | None, what: str, start: int, indent: int, tail_at: int

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from stages.formats.kinds import kind_of
 from stages.formats.message import Format, Message, Options, Reject
 from stages.formats.renpy import speaker_name, with_extends
 from stages.formats.renpy_names import LABELLED, survey
@@ -46,7 +45,7 @@ def _said(number: int, who: str, text: str, scene: str, names: Mapping[str, str]
     if who.partition(" ")[0] == "extend":
         return Message(number, None, text, "extend", scene)
     speaker = speaker_name(who, names) if who else ""
-    return Message(number, speaker or None, text, kind_of(speaker, text), scene)
+    return Message(number, speaker or None, text, "speech", scene)
 
 
 def sniff(text: str) -> float:

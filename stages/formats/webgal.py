@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import regex
 
-from stages.formats.kinds import head_lines, kind_of, no_speaker, wide_labels
+from stages.formats.kinds import head_lines, no_speaker, said, wide_labels
 from stages.formats.message import Format, Message, Options, Reject
 
 WORDS = """changeBg changeFigure bgm playVideo pixiPerform pixiInit intro miniAvatar changeScene choose end label pixi
@@ -33,16 +33,21 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
             held = held._replace(text=held.text + message.text)
             continue
         if held:
-            yield held
+            yield whole(held)
         held = message
         if reason := no_speaker(message.text, wide):
             yield Reject(message.line, message.text, reason)
     if held:
-        yield held
+        yield whole(held)
+
+
+def whole(held: Message) -> Message:
+    """A message once nothing continues it."""
+    return held if held.kind == "choice" else said(held.line, held.speaker, held.text, held.scene)
 
 
 def _messages(text: str) -> Iterator[tuple[Message, bool]]:
-    """Each message, and whether it continues the one before."""
+    """Each message, and whether it continues the one before; what nobody chooses is speech as yet."""
     scene, speaker = "", ""
     for number, line in _statements("" if CONFIG.search(text) else text):
         statement = STATEMENT.match(line)[1].replace("\\;", ";")
@@ -62,8 +67,8 @@ def _messages(text: str) -> Iterator[tuple[Message, bool]]:
                 speaker = arguments.get("speaker", speaker)
             elif colon:
                 speaker = command
-            if said := _plain(content).strip():
-                yield Message(number, speaker or None, said, kind_of(speaker, said), scene), "concat" in arguments
+            if words := _plain(content).strip():
+                yield Message(number, speaker or None, words, "speech", scene), "concat" in arguments
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:

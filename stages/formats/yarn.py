@@ -8,7 +8,7 @@ from collections.abc import Iterator, Set
 
 import regex
 
-from stages.formats.kinds import kind_of, no_speaker, wide_labels
+from stages.formats.kinds import no_speaker, said, wide_labels
 from stages.formats.message import Format, Message, Options, Reject
 
 TITLE = regex.compile(r"title\s*:\s*(.*)")
@@ -78,7 +78,7 @@ def _said(number: int, line: str, title: str, names: Set[str]) -> Iterator[Messa
         found = None
     speaker = (named[1] or named[2]) if named else _plain(found[1]) if found else None
     if text := _plain(line[found.end() :] if found else line):
-        yield Message(number, speaker or None, text, kind_of(speaker, text), title)
+        yield said(number, speaker, text, title)
 
 
 def _plain(text: str) -> str:
