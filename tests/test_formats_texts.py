@@ -19,6 +19,9 @@ def srt(*events: str) -> str:
     return "\n".join(f"{n}\n00:00:{n:02},000 --> 00:00:{n:02},900\n{event}\n" for n, event in enumerate(events, 1))
 
 
+ASS = "[Script Info]\n\n[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+
+
 # --- subtitles
 
 
@@ -49,12 +52,68 @@ def test_a_subtitle_that_calls_a_name_is_nobodys() -> None:
 
 
 def test_names_of_the_events_leave_other_events_their_labels() -> None:
-    head = (
-        "[Script Info]\n\n[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
-    )
     event = "Dialogue: 0,0:00:01.00,0:00:02.00,Default,{},0,0,0,,{}\n"
-    text = head + event.format("Mai", "One: two") + event.format("", "Kou: three") + event.format("", "Kou: four")
+    text = ASS + event.format("Mai", "One: two") + event.format("", "Kou: three") + event.format("", "Kou: four")
     assert said("subtitles", text) == [("Mai", "One: two"), ("Kou", "three"), ("Kou", "four")]
+
+
+def test_events_are_read_in_the_order_of_their_time() -> None:
+    event = "Dialogue: 0,0:00:0{}.00,0:00:09.00,Default,Mai,0,0,0,,{}\n"
+    items = read("subtitles", ASS + event.format(5, "Three.") + event.format(1, "One.") + event.format(1, "Two."))
+    assert [(item.line, item.text) for item in items] == [(6, "One."), (7, "Two."), (5, "Three.")]
+
+
+def test_of_subtitles_in_two_languages_the_upper_one_is_read_and_the_other_is_said_to_be_left_out() -> None:
+    events = (
+        "舞：走吧。\n行こう、今すぐに。",
+        "空：等等！\nちょっと待って！",
+        "舞：为什么？\nどうしてなの？",
+        "空：灯灭了。",
+    )
+    items = read("subtitles", srt(*events))
+    assert [(item.speaker, item.text) for item in items if isinstance(item, Message)] == [
+        ("舞", "走吧。"),
+        ("空", "等等！"),
+        ("舞", "为什么？"),
+        ("空", "灯灭了。"),
+    ]
+    rejects = [item for item in items if isinstance(item, Reject)]
+    assert [item.text for item in rejects] == ["行こう、今すぐに。", "ちょっと待って！", "どうしてなの？"]
+    assert {item.reason.split(":")[0] for item in rejects} == {"a second language"}
+
+
+def test_few_subtitles_in_two_languages_keep_both() -> None:
+    assert said("subtitles", srt("走吧。\n行こうよ。", "等等！", "为什么？", "灯灭了。"))[0] == (
+        None,
+        "走吧。\n行こうよ。",
+    )
+
+
+def test_a_manner_beside_a_name_in_subtitles_stays_with_the_words() -> None:
+    assert said("subtitles", srt("舞（小声）：一。", "舞：二。", "空：三。", "空：四。"))[0] == ("舞", "（小声）一。")
+
+
+def test_a_subtitle_goes_on_a_sentence_that_was_not_over() -> None:
+    events = (
+        "舞：一。",
+        "空：二，",
+        "二二",
+        "二三。",
+        "灯灭了。",
+        "舞：三",
+        "（敲门声）",
+        "空：四。",
+        "空：五",
+        "-五五",
+        *["舞：六。"] * 2,
+    )
+    assert [name for name, _ in said("subtitles", srt(*events))] == [
+        *("舞", "空", "空", "空", None, "舞", None, "空", "空", None, "舞", "舞")
+    ]
+
+
+def test_where_no_sentence_is_ended_a_subtitle_without_a_name_is_nobodys() -> None:
+    assert said("subtitles", srt("舞：一", "空：二", "灯灭了", "舞：三"))[2] == (None, "灯灭了")
 
 
 # --- fountain

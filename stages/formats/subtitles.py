@@ -1,12 +1,14 @@
 """Subtitles: ASS with names in their Name field, SRT or VTT whose lines begin with `Name:`, `[Name]` or `(Name)`.
 
-Files without any name give narration. Comments, drawings and empty events are structure.
+Files without any name give narration. Comments, drawings and empty events are structure. Where most events say a thing
+in two writings, a line each, the writing that stands first is read and the other rejected.
 """
 
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pysubs2
 
@@ -14,6 +16,7 @@ from stages.formats.labels import START, examine, plausible
 from stages.formats.message import Format, Message, Options, Reject
 from stages.formats.quotes import spoken
 from stages.formats.text import Split, split_colon
+from stages.formats.writings import writing_of
 
 EVENT = {  # where an event begins, by the name pysubs2 has for the format
     "ass": re.compile(r"^(?:Dialogue|Comment):", re.M),
@@ -36,8 +39,33 @@ SOUND = re.compile("[声聲音乐楽地]$")
 ENGLISH_SOUND = re.compile("(?:s|ing)$", re.IGNORECASE)
 
 
+class Event(NamedTuple):
+    """One event that shows words: where it begins, the name it bears itself, its text."""
+
+    line: int
+    name: str
+    text: str
+
+
+class Said(NamedTuple):
+    """What one says in an event, and whether it may go on what was said before."""
+
+    line: int
+    name: str
+    text: str
+    may_go_on: bool
+
+
+class Labels(NamedTuple):
+    """How to cut a line, label -> name, label -> the （小声） in it."""
+
+    split: Split
+    names: dict[str, str]
+    manners: dict[str, str]
+
+
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
-    """The events in the order of the file; `line` is where an event begins."""
+    """The events in the order of their time; `line` is where an event begins."""
     kind = _kind(text)
     try:
         with warnings.catch_warnings(
@@ -51,34 +79,82 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
     if len(lines) != len(events):
         yield Reject(1, text[:200], f"expected {len(lines)} {kind} events, got {len(events)}")
         lines = [1] * len(events)
-    shown = [(line, *_said(event)) for line, event in zip(lines, events, strict=True) if not _unseen(event)]
-    yield from _messages(sorted(shown, key=lambda item: item[0]), options)
+    timed = sorted(zip(lines, events, strict=True), key=lambda item: item[1].start)
+    shown = [Event(line, *_said(event)) for line, event in timed if not _unseen(event)]
+    if twice := _said_twice(shown):
+        parted = [_apart(event, twice) for event in shown]
+        shown = [event for event, _ in parted]
+        yield from (reject for _, reject in parted if reject)
+    yield from _messages(shown, options)
 
 
-def _messages(shown: list[tuple[int, str, str]], options: Options) -> Iterator[Message]:
-    """With the event's name, else with that of a label in its text."""
-    lines = [DASH.sub("", line) for _, name, text in shown if not name for line in text.split("\n")]
-    split, names = _labels(lines, options)
-    for line, name, text in shown:
-        for part in [text] if name else _parts(text, split, names):
-            label, rest = split(part)
-            speaker = name or names.get(label)
-            body = rest.strip() if not name and label in names else part
-            if speaker and body:
-                yield spoken(line, speaker, body, "", frozenset())
-            elif body:
-                yield Message(line, None, body, "narration")
+def _said_twice(shown: Sequence[Event]) -> tuple[str, str] | None:
+    """The two writings of most events, the upper first, if most have a line in each."""
+    events = [event.text.split("\n") for event in shown]
+    pairs = Counter((writing_of(lines[0]), writing_of(lines[1])) for lines in events if len(lines) == 2)
+    pair, count = max(pairs.items(), key=lambda item: item[1], default=(("", ""), 0))
+    return pair if all(pair) and pair[0] != pair[1] and 2 * count > len(shown) else None
 
 
-def _labels(lines: list[str], options: Options) -> tuple[Split, dict[str, str]]:
-    """The way of labelling that names most lines, if it names some: how to cut a line, and label -> name."""
+def _apart(event: Event, twice: tuple[str, str]) -> tuple[Event, Reject | None]:
+    """The event without its lines in the second writing, unless they are all it has, and those lines."""
+    kept, other = twice
+    lines = event.text.split("\n")
+    second = [line for line in lines if writing_of(line) == other]
+    if not second or len(second) == len(lines):
+        return event, None
+    reason = f"a second language: {other} below {kept} in most subtitles, whose upper language is read"
+    first = "\n".join(line for line in lines if writing_of(line) != other)
+    return event._replace(text=first), Reject(event.line, "\n".join(second), reason)
+
+
+def _messages(shown: Sequence[Event], options: Options) -> Iterator[Message]:
+    """With the event's name, else with that of a label in its text, else, mid-sentence, with that of the one before."""
+    lines = [DASH.sub("", line) for event in shown if not event.name for line in event.text.split("\n")]
+    labels = _labels(lines, options)
+    said = [part for event in shown for part in _said_by(event, labels)]
+    ends = [part.text[-1] for part in said if part.name]
+    unended = not any(event.name for event in shown) and 2 * sum(map(_goes_on, ends)) < len(ends)
+    before = ""
+    for part in said:
+        name = part.name or (before if part.may_go_on and part.text[0].isalnum() else "")
+        before = name if unended and _goes_on(part.text[-1]) else ""
+        if name:
+            yield spoken(part.line, name, part.text, "", frozenset())
+        else:
+            yield Message(part.line, None, part.text, "narration")
+
+
+def _said_by(event: Event, labels: Labels) -> Iterator[Said]:
+    """What an event says, apart by its speakers."""
+    if event.name:
+        yield Said(event.line, event.name, event.text, may_go_on=False)
+        return
+    may_go_on = not DASH.match(event.text)
+    for part in _parts(event.text, labels):
+        label, rest = labels.split(part)
+        named = label in labels.names
+        words = rest.strip() if named else part
+        if words:
+            yield Said(event.line, labels.names.get(label, ""), labels.manners.get(label, "") + words, may_go_on)
+        may_go_on = False
+
+
+def _goes_on(last: str) -> bool:
+    """Whether a sentence is not over at this character."""
+    return last.isalnum() or last in "，,、；;"
+
+
+def _labels(lines: list[str], options: Options) -> Labels:
+    """The way of labelling that names most lines, if it names some."""
     colon, brackets = examine("colon", START + "\n".join(lines), len(lines), options), _bracketed(lines, options)
     if sum(brackets.values()) > (colon[0] if colon else 0):
-        return split_brackets, {name: name for name in brackets}
+        return Labels(split_brackets, {name: name for name in brackets}, {})
     if colon is None:
-        return split_colon, {}
+        return Labels(split_colon, {}, {})
     often = 20 * colon[0] > len(lines)
-    return split_colon, {label: name for label, name in colon[1].names.items() if often or name.isupper()}
+    names = {label: name for label, name in colon[1].names.items() if often or name.isupper()}
+    return Labels(split_colon, names, colon[1].manners)
 
 
 def _bracketed(lines: list[str], options: Options) -> Counter[str]:
@@ -98,12 +174,12 @@ def split_brackets(line: str) -> tuple[str, str]:
     return (found[1], line[found.end() :]) if found else ("", line)
 
 
-def _parts(text: str, split: Split, names: dict[str, str]) -> list[str]:
+def _parts(text: str, labels: Labels) -> list[str]:
     """An event's lines, apart where each begins with a name or a dash, else together."""
     parts: list[str] = []
     for line in text.split("\n"):
         said = DASH.sub("", line)
-        if parts and said == line and split(said)[0] not in names:
+        if parts and said == line and labels.split(said)[0] not in labels.names:
             parts[-1] += "\n" + line
         elif said:
             parts.append(said)
