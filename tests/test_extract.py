@@ -104,6 +104,49 @@ def test_every_word_of_a_plain_text_is_in_a_message_a_scene_or_a_reject(case: Pa
             assert not missing
 
 
+PLAY = """第一场
+
+何晓：给我吗！
+　　藏好了。
+　　（停顿）
+（老周走到窗边。）
+老周：嗯。
+何晓：
+　　早。
+　　走吧。
+（灯暗。）
+老周：嗯。
+
+［幕落。］
+"""
+
+
+def test_an_indented_line_goes_on_with_the_speech_where_all_else_is_at_the_margin() -> None:
+    rows, _ = run({"a.txt": PLAY})
+    said = [(row["line"], row["speaker"], row["text"]) for row in rows if row["speaker"]]
+    assert said == [
+        (3, "何晓", "给我吗！\n藏好了。"),
+        (7, "老周", "嗯。"),
+        (8, "何晓", "早。\n走吧。"),
+        (12, "老周", "嗯。"),
+    ]
+    assert "（停顿）" in [row["text"] for row in rows if row["speaker"] is None], "a direction is no speech"
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (PLAY.replace("（", "　　（"), "narration is indented: more of it than of lines at the margin"),
+        (PLAY.replace("\n［幕落", "\n　　天亮了。\n［幕落"), "an indented line stands after a blank one"),
+        (PLAY.replace("\n老周", "\n　　老周"), "a label is indented"),
+        (PLAY.replace("给我吗！", "“给我吗！”").replace("早。\n　　走", "走"), "a quotation ends where it ends"),
+    ],
+)
+def test_an_indented_line_is_narration_where_indents_mean_that_too(changed: str, reason: str) -> None:
+    rows, _ = run({"a.txt": changed})
+    assert (None, "藏好了。") in [(row["speaker"], row["text"]) for row in rows], reason
+
+
 # --- names
 
 

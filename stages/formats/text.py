@@ -10,7 +10,8 @@ A file has one form, the one that labels most of its lines; what the other forms
     dot      ROMEO. Good morrow. / ROMEO. on a line of its own
     above    亚托莉 on a line of its own after a blank one, 「早。」 below it
 
-Outer quotes that wrap the whole message belong to the form and come off; line breaks inside a message stay.
+Outer quotes that wrap the whole message belong to the form and come off; line breaks inside a message stay. A play
+sets what goes on with a speech below its label, indented, and all else at the margin.
 """
 
 import re
@@ -22,11 +23,14 @@ from stages.formats.adornments import unadorned
 from stages.formats.labels import BRACKET, DOTTED, START, Form, find_form, labelled, nonblank, survey, unwrapped
 from stages.formats.marks import CHOICE, DATE, FIRST, ITEM, SEPARATOR, TITLE
 from stages.formats.message import Format, Message, Options, Reject
-from stages.formats.quotes import QUOTES, WRAPS, spoken, wrapped
+from stages.formats.quotes import QUOTES, SOME, WRAPS, spoken, wrapped
 
 GAP = re.compile(r"[ 　]{4,}")
 NAME_AND_STOP = re.compile(DOTTED)
 JOINED = 30  # lines that an open quote may run on
+INDENTED = re.compile(r"^[ \t　]+\S", re.MULTILINE)
+AT_MARGIN = ("colon", "bracket", "space")  # forms with labels there; to `tab` an indent is narration
+NEARLY = 10  # one in so many is a slip
 
 Split = Callable[[str], tuple[str, str]]
 
@@ -38,7 +42,25 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
     lines = text.split("\n")
     if form is None:
         return read_plain(lines)
-    return Reading(lines, form).messages()
+    hanging = form.name in AT_MARGIN and bool(INDENTED.search(text)) and hangs(lines, form)
+    return Reading(lines, form, hanging).messages()
+
+
+def hangs(lines: list[str], form: Form) -> bool:
+    """Whether indented lines go on with the speech above them: where labels and narration are at the margin.
+
+    In prose narration is indented: there indented lines follow narration too, or are more than those at the margin.
+    """
+    split, below = SPLITS[form.name][0], False
+    seen: Counter[str] = Counter()
+    for line in lines:
+        named, indented = split(line)[0] in form.names, line[:1].isspace()
+        if line.strip():
+            below = (named and not closed(line)) or (below and indented)
+            seen["hanging" if below and not named else "stray" if indented else "label" if named else "margin"] += 1
+        else:
+            below = False
+    return SOME <= seen["hanging"] <= seen["margin"] and seen["stray"] * NEARLY <= seen["hanging"]
 
 
 def read_plain(lines: Iterable[str]) -> Iterator[Message]:
@@ -96,6 +118,17 @@ SPLITS: dict[str, tuple[Split, str, str]] = {
 }
 
 
+def closed(line: str) -> bool:
+    """Whether a line ends with its quotation: nothing goes on with that."""
+    return line.rstrip()[-1:] in QUOTES.values()
+
+
+def is_mark(text: str) -> bool:
+    """Whether a line says nothing: a scene's mark or title, a date, a direction in brackets."""
+    marks = (SEPARATOR, TITLE, DATE, CHOICE, BRACKET)
+    return any(mark.fullmatch(text) for mark in marks) or wrapped(text, "（(")
+
+
 class Scenes:
     """The scene that is open: the last title, or a number where the file only separates."""
 
@@ -121,9 +154,10 @@ class Scenes:
 class Reading:
     """One file while it is read."""
 
-    def __init__(self, lines: list[str], form: Form) -> None:
+    def __init__(self, lines: list[str], form: Form, hanging: bool) -> None:
         self.lines = lines
         self.form = form
+        self.hanging = hanging  # indented lines go on with the speech above them
         self.split, self.mark, self.other_mark = SPLITS[form.name]
         self.scenes = Scenes(lines)
         self.choosing = False
@@ -135,7 +169,8 @@ class Reading:
         make = partial(
             tuple.__new__, Message
         )  # a Message without the call into Python, of which there would be millions
-        plain = {} if paragraphs else {label: name for label, name in names.items() if label not in self.form.manners}
+        closer = paragraphs or self.hanging
+        plain = {} if closer else {label: name for label, name in names.items() if label not in self.form.manners}
         done, blank = 0, True
         for number, line in enumerate(self.lines, 1):
             if number <= done:
@@ -171,6 +206,8 @@ class Reading:
             body = "\n".join(filter(None, (body, below)))
         elif self.left_open(body):
             index, body = self.run_on(index, body)
+        if self.hanging and not closed(body):
+            index, body = self.hung(index, body)
         if not body:
             yield Reject(number, self.lines[number - 1].strip(), "a name without words")
             return index
@@ -207,6 +244,16 @@ class Reading:
             if close in line:
                 return end + 1, "\n".join(parts)
         return index, body
+
+    def hung(self, index: int, body: str) -> tuple[int, str]:
+        """The speech with the indented lines below it, up to a label or a line that is a mark or a direction."""
+        parts = [body]
+        for line in self.lines[index:]:
+            text = line.strip()
+            if not text or not line[0].isspace() or self.split(line)[0] in self.form.names or is_mark(text):
+                break
+            parts.append(text)
+        return index + len(parts) - 1, "\n".join(filter(None, parts))
 
     def unglue(self, name: str, body: str) -> Iterator[tuple[str, str]]:
         """`…    夏生：…`: a second message on the line, where a run of spaces and a known name leave no doubt."""
