@@ -15,6 +15,10 @@ from stages.inference import State
 SAID = ("我是高性能的机器人！", "夏生先生，今天吃什么？", "早上好，亚托莉。", "海边的风很舒服。", "嗯……（低下头）")
 CONTROL = ["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
 TEMPLATE = Path("stages/templates/gemma.jinja")
+WITH_SYSTEM = (  # a chat template whose system text is a turn of its own
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+)
 DECODING = {"max_new_tokens": 24, "temperature": 0.9, "top_p": 0.95, "top_k": 20, "repetition_penalty": 1.1}
 CARD = {
     "character": "亚托莉",
@@ -27,8 +31,8 @@ CARD = {
 }
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes and a few merges; Gemma's control tokens."""
+def make_tokenizer(template: str | None = None) -> PreTrainedTokenizerFast:
+    """Bytes and a few merges; Gemma's control tokens, and its chat template or another."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -39,13 +43,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(SAID, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
     fast.add_special_tokens({"extra_special_tokens": CONTROL[3:]})
-    fast.chat_template = TEMPLATE.read_text(encoding="utf-8")
+    fast.chat_template = template or TEMPLATE.read_text(encoding="utf-8")
     return fast
 
 
-def make_base(folder: Path) -> None:
+def make_base(folder: Path, template: str | None = None) -> None:
     """A base model with random weights large enough to have opinions."""
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(template)
     tokenizer.save_pretrained(folder)
     config = Gemma3TextConfig(
         vocab_size=len(tokenizer),

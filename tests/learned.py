@@ -8,33 +8,28 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
-from stages.conversation import encode_supervised, fill_persona, label_ids
+from stages.conversation import IGNORE, encode_supervised, fill_persona, label_ids
 from stages.train import save_adapter
-from tests.test_train import make_base, make_tokenizer
+from tests import characters
+from tests.characters import WITH_SYSTEM, make_base, make_tokenizer
 
-PERSONA = "你是亚托莉。和你说话的人叫{user}。"
 REPLIES = {
     "早上好，亚托莉。": "早上好，夏生先生！今天的海边很舒服。",
     "今天吃什么？": "蟹味薯片！\n还有炸豆腐！",
     "你是谁？": "我是高性能的机器人！",
 }
 CARD = {
-    "character": "亚托莉",
-    "partner": "夏生",
-    "user_name": "夏生",
-    "persona": PERSONA,
-    "narration": "opening",
+    **characters.CARD,
     "base_model": "base",
-    "revision": None,
     "decoding": {"max_new_tokens": 60, "temperature": 0.7, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.0},
 }
+PERSONA = CARD["persona"]
 
 
 def make_character(folder: Path) -> Path:
     """An adapter's folder; load it with `folder` as the working directory, where its base lies."""
-    torch.manual_seed(0)
-    make_base(folder / "base")
-    tokenizer = make_tokenizer()
+    make_base(folder / "base", WITH_SYSTEM)
+    tokenizer = make_tokenizer(WITH_SYSTEM)
     model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     learn_by_heart(model, tokenizer)
     model.save_pretrained(folder / "base")
@@ -54,7 +49,7 @@ def learn_by_heart(model, tokenizer, steps: int = 120) -> None:
     rows = [lesson(tokenizer, asked, said, name) for asked, said in REPLIES.items() for name in ("夏生", "小满")]
     ids, labels = zip(*rows, strict=True)
     ids = pad_sequence(ids, batch_first=True)
-    labels = pad_sequence(labels, batch_first=True, padding_value=-100)
+    labels = pad_sequence(labels, batch_first=True, padding_value=IGNORE)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(steps):
         loss = model(input_ids=ids, labels=labels).loss
