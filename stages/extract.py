@@ -40,12 +40,20 @@ LONGEST_MESSAGE = 20_000
 SHOWN = 200  # characters of a rejected line
 LISTED = 5  # files of an error message
 UNATTRIBUTED = 0.2  # of the messages; more of them nobody's are worth a word
+QUOTATION = regex.compile(r"“[^”\n]*+”|「[^」\n]*+」|『[^』\n]*+』")
+HAN = regex.compile(r"\p{Han}")
+I_SAY = regex.compile(r"我\p{Han}{0,4}[说道问答]")
+TELLS = 3  # times that 我 says something outside quotations: the teller of the book, no slip
 BATCH = 4096  # messages written at once
 LINE, SPEAKER, TEXT, SPEAKER_AND_KIND = itemgetter(0), itemgetter(1), itemgetter(2), itemgetter(1, 3)
 SNIFFED = 1 << 16  # characters that decide on a format
 SUFFIX_BONUS = 0.3
 OF_A_FILE = ("format", "encoding", "aliases")  # what extract.files may say of one
 PLAIN = ("text", "prose", "csv", "json")  # formats whose suffixes belong to no engine
+OF_THE_WORK = (  # what format and evaluate read of a work's folder, where its script lies in it without one of its own
+    *("persona.md", "persona.*.md", "probes.yaml", "probes.*.yaml"),
+    *("lore/*.md", "lore/*.wiki", "lore/*.yaml"),
+)
 NOT_SCRIPT = {  # kind of file -> suffixes; reported, not opened
     "image": (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".ico", ".svg", ".psd", ".tlg"),
     "sound": (".ogg", ".opus", ".mp3", ".wav", ".flac", ".m4a"),
@@ -380,6 +388,7 @@ def read_file(file: File, names: Names, options: Options, tally: Tally) -> Itera
     row = account(file, counts.total(), named, len(tally.rejects) - rejects, used)
     if unattributed := counts[None, "speech"]:
         row["unattributed"] = unattributed  # quotations of a novel that nobody could be given
+        row["i_say"] = len(I_SAY.findall(QUOTATION.sub("", file.decoded.text)))
     tally.files.append(row)
 
 
@@ -460,7 +469,7 @@ def account(file: File, messages: int, named: int, rejects: int, used: int) -> d
         row["bad_bytes"] = [place._asdict() for place in file.decoded.bad_bytes]
     if file.decoded.mojibake_repaired:
         row["mojibake_repaired"] = file.decoded.mojibake_repaired
-    if not named:
+    if messages and not named:
         row["note"] = (
             f"nobody is named: either `{file.format.name}` names no speakers, or extract.format is wrong for this file"
         )
@@ -486,15 +495,18 @@ def report(tally: Tally) -> dict[str, Any]:
     }
 
 
-def unattributed(totals: dict[str, int]) -> str | None:
-    """What to say where much of the speech of novels is nobody's."""
+def unattributed(found: dict[str, Any], share: float = UNATTRIBUTED) -> str | None:
+    """What to say where more than a share of the messages is speech of novels that is nobody's."""
+    totals = found["totals"]
     count, messages = totals.get("unattributed", 0), totals["messages"]
-    if count <= messages * UNATTRIBUTED:
+    if count <= messages * share:
         return None
-    return (
-        f"{count} of {messages} messages are quotations that nobody could be given; where 我 tells a Chinese novel, "
-        "`extract.aliases: {我: []}` makes 我 a speaker"
-    )
+    says = f"{count} of {messages} messages are quotations that nobody could be given"
+    if totals["i_say"] >= TELLS:
+        return f"{says}; `extract.aliases: {{我: []}}` makes 我, who tells this, a speaker"
+    if any(HAN.search(row["name"]) for row in found["speakers"]):  # English attributions are read for capitals alone
+        return f"{says}; `extract.aliases: {{戴帽子的男人: []}}` makes whom the text calls so a speaker"
+    return says
 
 
 def speakers(tally: Tally) -> list[dict[str, Any]]:
@@ -524,6 +536,10 @@ def suspicious(counts: dict[str, int]) -> list[dict[str, Any]]:
 
 def find_sources(root: Path, tally: Tally) -> list[Source]:
     """The script files under `root`, in the order of their names; what is not one is listed with its reason."""
+    if root.is_file():
+        raise InputError(
+            f"expected a folder of script files, got the file {root}\nhint: name its folder, {root.parent}"
+        )
     if not root.is_dir():
         raise InputError(f"expected the folder {root} (extract.source), found none\nhint: put the script text there")
     sources = []
@@ -545,8 +561,11 @@ def find_sources(root: Path, tally: Tally) -> list[Source]:
 
 def not_script(path: Path, root: Path) -> str | None:
     """Why a file is left alone, if it is."""
-    if any(part.startswith(".") for part in path.relative_to(root).parts):
+    name = path.relative_to(root).as_posix()
+    if any(part.startswith(".") for part in name.split("/")):
         return "hidden"
+    if any(fnmatchcase(name, own) and name.count("/") == own.count("/") for own in OF_THE_WORK):
+        return "persona, probes or lore of the work, which format reads from `format.work`"
     if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
         return "a link that leaves the source folder"
     if not path.is_file():
@@ -574,7 +593,7 @@ def main() -> None:
         if "note" in row:
             print(f"extract: {row['file']}: {row['note']}")
     totals = found["totals"]
-    if note := unattributed(totals):
+    if note := unattributed(found):
         print(f"extract: {note}")
     print("extract: {files} files, {messages} messages, {named} of them named, {rejects} rejects".format(**totals))
 

@@ -332,6 +332,29 @@ def test_an_unknown_format_lists_the_known_ones() -> None:
         known_format("word")
 
 
+def test_a_file_of_definitions_that_says_nothing_is_no_file_of_the_wrong_format() -> None:
+    _, tally = run({"defs.rpy": 'define m = Character("舞")\n'})
+    assert tally.files[0]["messages"] == 0 and "note" not in tally.files[0]
+
+
+def test_a_works_own_files_beside_its_script_are_no_script(tmp_path: Path) -> None:
+    own = ("persona.md", "persona.舞.md", "probes.yaml", "lore/a.md", "lore/b.wiki")
+    script = ("a.txt", "lore/a.txt", "part/persona.md", "personal.md")
+    for name in (*own, *script):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("舞：早。\n", encoding="utf-8")
+    tally = Tally()
+    assert {source.name for source in find_sources(tmp_path, tally)} == set(script)
+    assert {row["file"] for row in tally.skipped} == set(own)
+    assert "persona, probes or lore" in tally.skipped[0]["reason"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("舞：早。\n", encoding="utf-8")
+    with pytest.raises(InputError, match=rf"got the file .*a\.txt\nhint: name its folder, {tmp_path}$"):
+        find_sources(tmp_path / "a.txt", Tally())
+
+
 def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"extract\.source"):
         find_sources(tmp_path / "none", Tally())
@@ -373,12 +396,46 @@ FIRST_PERSON = """清晨的雾还没有散。
 
 def test_a_narrator_who_says_i_becomes_a_speaker_by_the_alias_that_the_note_names() -> None:
     _, tally = run({"a.txt": FIRST_PERSON}, aliases={})
-    note = unattributed(report(tally)["totals"])
+    note = unattributed(report(tally))
     assert note is not None and note.startswith("4 of 9 messages are quotations that nobody could be given")
     assert "`extract.aliases: {我: []}`" in note
     rows, tally = run({"a.txt": FIRST_PERSON}, aliases={"我": []})
-    assert unattributed(report(tally)["totals"]) is None
+    assert unattributed(report(tally)) is None
     assert Counter(row["speaker"] for row in rows if row["kind"] == "speech") == {"我": 4, "星野": 3}
+
+
+DESCRIBED = """海上起了雾。
+
+“把灯点上。”戴帽子的男人说。
+
+沈砚道：“我说过，已经点了。”
+
+“那就好。”戴帽子的男人笑道。
+
+“三点了。”沈砚说。
+
+“我问你，去睡吧。”戴帽子的男人又说。
+
+“晚安。我说。”沈砚答道。
+"""
+
+
+def test_a_novel_that_nobody_tells_as_i_is_told_how_to_name_those_it_describes() -> None:
+    rows, tally = run({"a.txt": DESCRIBED}, aliases={})
+    note = unattributed(report(tally))
+    assert note is not None and note.startswith("3 of 10 messages") and "`extract.aliases: {戴帽子的男人: []}`" in note
+    rows, tally = run({"a.txt": DESCRIBED}, aliases={"戴帽子的男人": []})
+    assert unattributed(report(tally)) is None, "what the note says works"
+    assert Counter(row["speaker"] for row in rows if row["kind"] == "speech") == {"戴帽子的男人": 3, "沈砚": 3}
+
+
+def test_of_an_english_novel_the_note_is_the_count_alone() -> None:
+    english = (
+        "“Good,” said the old captain.\n\nMai said, “Three.”\n\n“Night,” Mai said.\n\n“So,” Mai said.\n\nHe slept.\n"
+    )
+    _, tally = run({"a.txt": english}, aliases={})
+    note = unattributed(report(tally), share=0)
+    assert note == "1 of 6 messages are quotations that nobody could be given"
 
 
 # --- real scripts, where the folder is there
