@@ -5,10 +5,12 @@ see, and the lines to paste into params.yaml.
 """
 
 import argparse
+import os
 import re
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,14 +20,17 @@ import orjson
 from ruamel.yaml import YAML
 
 from stages.cli import run
-from stages.extract import ExtractParams, Tally, extract, find_sources, report
+from stages.extract import ExtractParams, Tally, extract, find_sources, report, unattributed
 from stages.filter import FilterParams, build_dialogues, plan, summarise
+from stages.formats.labels import several
 from stages.params import load_params, read_section
 from stages.persona import VARIABLE
 from stages.records import Dialogue, InputError, Line
 
 UNNAMED = re.compile(r"^[?？]+$|声音|之声|少女|少年|女孩|男孩|[?？]$|^the |voice|の声|謎", re.IGNORECASE)
 SHOWN = 12
+FEW_STEPS = 50  # of the optimiser; fewer teach a base little of a voice
+SHORTEST_SCENE = 10  # lines; the least `filter.scene_lines` that is tried
 
 
 def script_of(folder: Path) -> Path:
@@ -87,8 +92,12 @@ def choose_leads(lines: list[Line], character: str | None, partner: str | None) 
 
 
 def suggest_aliases(found: dict[str, Any], character: str, others: Collection[str]) -> dict[str, list[str]]:
-    """Typos to the name they are near; unnamed phases to the character, for a person to confirm; `others` stay."""
-    near = {row["name"]: row["near"][0] for row in found["suspicious"]}
+    """Typos to the name they are near; unnamed phases to the character, for a person to confirm; `others` stay.
+
+    Several who speak together, 夏生&水菜萌, are nobody's alias.
+    """
+    cast = {row["name"] for row in found["speakers"]}
+    near = {row["name"]: row["near"][0] for row in found["suspicious"] if not several(row["name"], cast)}
     unnamed = [row["name"] for row in found["speakers"] if UNNAMED.search(row["name"])]
     nearest = near | {name: character for name in unnamed if name not in near}
     nearest = {name: other for name, other in nearest.items() if name not in (character, *others)}
@@ -156,6 +165,8 @@ def show_cast(found: dict[str, Any]) -> None:
         print(f"  {row['lines']:6} {row['name']}")
     if len(found["speakers"]) > SHOWN:
         print(f"         and {len(found['speakers']) - SHOWN} more")
+    if note := unattributed(found, share=0):
+        print(f"  {note}")
 
 
 def show_variables(variables: Counter[str], known: dict[str, str]) -> None:
@@ -178,12 +189,44 @@ def show_training(lines: list[Line], params: FilterParams) -> None:
     print(f"  turns per dialogue: {counts['turns_per_dialogue']}")
     print(f"  a training run learns {turns} turns ({characters} characters) in {count} dialogues, before cleaning")
     train = read_section("train")
-    steps = train["max_steps"] or train["epochs"] * -(-count // train["batch_size"])
+    steps = steps_of(count, train)
     print(f"  about {steps} optimiser steps of {train['batch_size']} dialogues on {train['base_model']}")
+    if steps < FEW_STEPS:
+        print(f"  so few teach little; for {FEW_STEPS}: {', or '.join(more_steps(count, train))}")
+        print("".join(f"  {hint}\n" for hint in more_dialogues(lines, params, count)), end="")
     print("  in minutes and gigabytes, after `dvc repro format`: python -m stages.train --plan")
 
 
+def steps_of(dialogues: int, train: dict[str, Any]) -> int:
+    """Optimiser steps of a training."""
+    return train["max_steps"] or train["epochs"] * -(-dialogues // train["batch_size"])
+
+
+def more_steps(dialogues: int, train: dict[str, Any]) -> Iterator[str]:
+    """The largest batch, the fewest epochs and the steps that are enough, for so many dialogues."""
+    sizes = range(train["batch_size"] - 1, 0, -1)
+    enough = (size for size in sizes if train["epochs"] * -(-dialogues // size) >= FEW_STEPS)
+    if size := next(enough, None) if not train["max_steps"] else None:
+        yield f"`train.batch_size: {size}`"
+    if dialogues and not train["max_steps"]:
+        yield f"`train.epochs: {-(-FEW_STEPS // -(-dialogues // train['batch_size']))}`"
+    yield f"`train.max_steps: {FEW_STEPS}`"
+
+
+def more_dialogues(lines: list[Line], params: FilterParams, dialogues: int) -> Iterator[str]:
+    """The first shorter made scene that cuts the text into half as many dialogues more to learn from."""
+    size = params.scene_lines // 2
+    while size >= SHORTEST_SCENE:
+        shorter = replace(params, scene_lines=size)
+        count = learned(build_dialogues(plan(lines, shorter), shorter)[0], params.character)[0]
+        if 2 * count >= 3 * dialogues:
+            yield f"or shorter scenes: `filter.scene_lines: {size}` makes {count} dialogues of these {dialogues}"
+            return
+        size //= 2
+
+
 def show_params(source: Path, params: FilterParams, known: dict[str, list], aliases: dict[str, list[str]]) -> None:
+    """What to paste, and how to look again with the leads the other way round: aliases are suggested for her."""
     work = source.parent if source.name == "script" else source
     names = dict.fromkeys((params.character, params.partner, *known, *aliases))
     merged = {name: [*known.get(name, []), *aliases.get(name, [])] for name in names}
@@ -196,10 +239,21 @@ def show_params(source: Path, params: FilterParams, known: dict[str, list], alia
     yaml = YAML()
     yaml.width = sys.maxsize  # a long path stays on the line of its key
     yaml.dump(lines, sys.stdout)
-    print(f"\nIs {params.partner} the one who is to speak? Swap the names of `character` and `partner`.")
+    leads = f"CHARACTER={shlex.quote(params.partner)} PARTNER={shlex.quote(params.character)}"
+    print(f"\nIs {params.partner} the one who is to speak? Then look again, for other aliases:")
+    print(f"  make inspect SOURCE={shlex.quote(str(source))} {leads}")
 
 
 def main() -> None:
+    try:
+        look()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough; Python would flush once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def look() -> None:
+    """The whole look at what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="the work's folder, or that of its script files")
     parser.add_argument("--character", help="the lead who is to speak (default: suggested)")

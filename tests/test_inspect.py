@@ -1,14 +1,27 @@
 """The first look at one's own text, on small scripts in three languages."""
 
+import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deploy.inspect import choose_leads, count_variables, suggest_aliases, suggest_leads, suggest_values
+from deploy.inspect import (
+    choose_leads,
+    count_variables,
+    more_dialogues,
+    more_steps,
+    steps_of,
+    suggest_aliases,
+    suggest_leads,
+    suggest_values,
+)
 from stages.extract import check_aliases, suspicious
+from stages.filter import FilterParams
+from stages.params import load_params
 from stages.records import InputError, Line
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +95,7 @@ def test_typos_and_unnamed_phases_are_suggested_as_aliases():
         ({"水菜萌": 40, "水菜": 9, "水彩": 1}, {"水菜萌": ["水彩", "水菜"]}),
         ({"少女": 9, "少女B": 1}, {"亚托莉": ["少女B", "少女"]}),
         ({"小夏生": 40, "小夏": 9, "少年": 9}, {}),
+        ({"水菜萌": 40, "亚托莉": 30, "亚托莉&水菜萌": 3, "亚托莉、水菜": 2}, {"亚托莉": ["亚托莉、水菜"]}),
     ],
 )
 def test_what_is_suggested_gives_every_name_to_one_and_none_of_the_leads_away(lines_of, suggested):
@@ -117,6 +131,42 @@ def test_a_variable_that_both_leads_call_out_is_neither_of_them():
     assert suggest_values(["{you}"], {}, talk, ("甲", "乙")) == {}
 
 
+TRAIN = {"epochs": 3, "max_steps": 0, "batch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("dialogues", "train", "cures"),
+    [
+        (80, TRAIN, ["`train.batch_size: 4`", "`train.epochs: 5`", "`train.max_steps: 50`"]),
+        (5, TRAIN, ["`train.epochs: 50`", "`train.max_steps: 50`"]),
+        (80, {**TRAIN, "max_steps": 20}, ["`train.max_steps: 50`"]),
+        (0, TRAIN, ["`train.max_steps: 50`"]),
+    ],
+)
+def test_each_cure_for_too_few_steps_is_worked_out_to_be_enough(dialogues, train, cures):
+    assert list(more_steps(dialogues, train)) == cures
+    for cure in cures if dialogues else ():
+        key, value = re.fullmatch(r"`train\.(\w+): (\d+)`", cure).groups()
+        assert steps_of(dialogues, train) < 50 <= steps_of(dialogues, {**train, key: int(value)})
+
+
+def test_shorter_scenes_are_named_where_they_make_more_dialogues():
+    talk = lines(*[("甲" if i % 2 else "乙", f"第{i}句话在这里。") for i in range(400)])
+    params = replace(load_params("filter", FilterParams, ROOT / "params.yaml"), character="甲", partner="乙")
+    (hint,) = more_dialogues(talk, params, 5)
+    assert hint == "or shorter scenes: `filter.scene_lines: 20` makes 8 dialogues of these 5"
+    assert list(more_dialogues(talk, params, 50)) == []
+
+
+def test_inspect_ends_quietly_where_its_reader_has_seen_enough(tmp_path):
+    (tmp_path / "a.txt").write_text("小红：早。\n小明：嗯。\n" * 200, encoding="utf-8")
+    words = [sys.executable, "-m", "deploy.inspect", str(tmp_path)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as inspect:
+        inspect.stdout.close()
+        assert inspect.stderr.read() == ""
+    assert inspect.returncode == 0
+
+
 def test_inspect_prints_what_to_paste_and_changes_no_file(tmp_path):
     mine = tmp_path / "mygame"
     mine.mkdir()
@@ -127,7 +177,10 @@ def test_inspect_prints_what_to_paste_and_changes_no_file(tmp_path):
         [sys.executable, "-m", "deploy.inspect", str(mine)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert f"source: {mine}" in done.stdout and "partner: 小" in done.stdout
-    assert "Swap the names" in done.stdout
+    character, partner = re.findall(r"(?:character|partner): (.+)", done.stdout)
+    swapped = f"make inspect SOURCE={mine} CHARACTER='{partner}' PARTNER='{character}'"
+    assert swapped in done.stdout, "her aliases go by who she is, so they are suggested anew"
+    assert "so few teach little; for 50: `train.epochs: " in done.stdout
     assert "gb18030" in done.stdout and "learns" in done.stdout
     assert sorted(path.name for path in ROOT.iterdir()) == before
     assert (mine / "a.txt").read_bytes() == text.encode("gbk")

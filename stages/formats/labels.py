@@ -6,7 +6,7 @@ doubt; any other is prose with a colon.
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from stages.formats.adornments import unadorned
@@ -155,7 +155,7 @@ def _names(found: Found, formed: set[str], lines: int, options: Options) -> dict
     unproved = {name for name in likely - shown if "," not in name}
     accepted = sure | shown | {name for name in unproved if counts[name] >= options.recurrence}
     dense = lines and sum(counts[name] for name in likely | sure) * 5 >= 4 * lines
-    accepted |= {name for name in unproved if dense or name.endswith(("？", "?")) or _several(name, accepted)}
+    accepted |= {name for name in unproved if dense or name.endswith(("？", "?")) or several(name, accepted)}
     noted = {label: note for label, name in clean.items() if (note := MANNER.fullmatch(name)) and note[1] in accepted}
     names = {label: name for label, name in clean.items() if name in accepted}
     return names | {label: note[1] for label, note in noted.items()}
@@ -184,7 +184,7 @@ def plausible(name: str) -> bool:
     return len(name) <= 16 and not PROSE_ENDINGS.search(name) and not ORDINAL.match(name)
 
 
-def _several(name: str, names: set[str]) -> bool:
+def several(name: str, names: Collection[str]) -> bool:
     """夏生·水菜萌: several known names in one label."""
     parts = re.split("[·・/／&＆、和]", name)
     return len(parts) > 1 and all(part.strip() in names for part in parts)
