@@ -38,6 +38,7 @@ LATIN = "[A-Za-zÀ-ɏḀ-ỿ]"
 PRONOUNS = ("i", "me", "you", "わたし", "あたし", "ぼく", "おれ")
 PROBE_KEYS = ("id", "kind", "ask", "expect", "claim", "forbid", "right", "wrong", "user_name")
 PROBE_DEFAULTS = {"forbid": [], "right": None, "wrong": [], "user_name": None}
+PLACE = re.compile(r"[{｛]+\s*(?:user|char|character)\s*[}｝]+", re.IGNORECASE)  # as written for other tools too
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def read_persona(work: Path, character: str, partner: str) -> tuple[str | None, 
         text = read_text(path).strip()
         reason = reason_against(path, text, character, partner)
         if not reason:
+            check_places(str(path), text, "{user}")
             return text, ""
         why = why or f"{path} {reason}"
     return None, why or f"no persona.md for {character} in {work} (write one, who she is and how she speaks)"
@@ -132,6 +134,15 @@ def reason_against(path: Path, text: str, character: str, partner: str) -> str:
         return ""
     instead = f"names {partner} before {character}" if character in named else f"does not name {character}"
     return f"{instead}, so it is not used (name it {own} if it is about her)"
+
+
+def check_places(where: str, text: str, filled: str) -> None:
+    """A place for a name must be the one that is filled in: any other would be said as it stands."""
+    if other := next((place for place in PLACE.findall(text) if place != filled), None):
+        raise InputError(
+            f"{where}: expected {filled}, the one place that is filled in here, got {other}\n"
+            "hint: half-width braces, one of each, small letters; any other name as it is"
+        )
 
 
 def lines_of(dialogues: Iterable[Dialogue], speaker: str) -> list[str]:
@@ -166,10 +177,10 @@ def probe_document(path: Path) -> dict[str, Any]:
 def probe(entry: Any, path: Path, card: Card) -> dict[str, Any]:
     """One probe with its defaults, as evaluate will read it; `{character}` in it becomes her name."""
     if not isinstance(entry, dict):
-        raise InputError(f"{path}: expected a probe, that is the keys {PROBE_KEYS}, got {entry!r}")
-    row = {**PROBE_DEFAULTS, **entry}
-    if set(row) != set(PROBE_KEYS):
-        raise InputError(f"{path}: probe {entry.get('id')!r}: expected the keys {PROBE_KEYS}, got {tuple(entry)}")
+        raise InputError(f"{path}: expected a probe, that is the keys {', '.join(PROBE_KEYS)}, got {entry!r}")
+    row, where = {**PROBE_DEFAULTS, **entry}, f"{path}: probe {entry.get('id')!r}"
+    check_keys(where, row)
+    check_places(where, str(entry), "{character}")
     row = {key: _named(row[key], card.character) for key in PROBE_KEYS}
     try:
         doubted = contradictions(read_probe(row))
@@ -179,6 +190,18 @@ def probe(entry: Any, path: Path, card: Card) -> dict[str, Any]:
         verdict = "fail" if answer == row["right"] else "pass"
         print(f"format: {path}: probe {row['id']!r}: by its own patterns {answer!r} would {verdict}")
     return row
+
+
+def check_keys(where: str, row: dict[str, Any]) -> None:
+    """Every key that a probe has, and no other."""
+    missing = [key for key in PROBE_KEYS if key not in row]
+    unknown = [str(key) for key in row if key not in PROBE_KEYS]
+    if missing or unknown:
+        said = [f"{what} {', '.join(keys)}" for what, keys in (("missing", missing), ("unknown", unknown)) if keys]
+        raise InputError(
+            f"{where}: {'; '.join(said)}\n"
+            f"hint: expected the keys {', '.join(PROBE_KEYS)}; {', '.join(PROBE_DEFAULTS)} may be left out"
+        )
 
 
 def _named(value: Any, character: str) -> Any:
@@ -197,11 +220,22 @@ def with_lore(
     asks = [ask if isinstance(ask, str) else ask[-1] for row in probes for ask in row["ask"]]
     learned = sum(turn.learn is True for d in dialogues if d.split == "train" for turn in d.turns)
     most = int(learned * params.lore_share / (1 - params.lore_share))
-    items = read_lore(Path(params.work) / "lore")
+    items = read_lore(lore_folder(params))
     names = card.character, card.partner
     lore, left_out = lore_dialogues(items, names, language(card.persona), hold_out(held, asks), most)
     print(f"format: {len(lore)} dialogues of lore; left out: {dict(sorted(left_out.items()))}")
     return dialogues + lore
+
+
+def lore_folder(params: FormatParams) -> Path:
+    """Where the pages are; raises InputError where there is no such folder."""
+    folder = Path(params.work) / "lore"
+    if not folder.is_dir():
+        raise InputError(
+            f"params.yaml: `format.lore: on` expected the folder {folder}, found none\n"
+            "hint: put the pages there, or `format.lore: off`"
+        )
+    return folder
 
 
 # --- the stage

@@ -8,6 +8,7 @@ PHRASINGS is the growing point: a pattern on the fact's key, and how one asks fo
 """
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import zip_longest
@@ -71,8 +72,14 @@ def read_text(path: Path) -> str:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(
             f"{path}: expected UTF-8, got the byte {error.object[error.start]:#04x} in line {line}\n"
-            f"hint: save it as UTF-8, or `iconv -f gb18030 -t utf-8 {path}` if it was written in that"
+            f"hint: save it as UTF-8, or, if it was written in GB18030: {recoded(path)}"
         ) from error
+
+
+def recoded(path: Path) -> str:
+    """The command that makes a GB18030 file UTF-8; it cannot write the file that it reads."""
+    name, new = shlex.quote(str(path)), shlex.quote(f"{path}.new")
+    return f"iconv -f gb18030 -t utf-8 {name} > {new} && mv {new} {name}"
 
 
 def load_yaml(path: Path) -> Any:

@@ -1,12 +1,15 @@
 """Messages, persona and probes of a work."""
 
 import json
+import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stages.format import FormatParams, check, make_card, read_persona, read_probes, rows, with_user_name
+from stages.format import FormatParams, check, make_card, read_persona, read_probes, rows, with_lore, with_user_name
+from stages.lore import read_text
 from stages.messages import Card, to_messages
 from stages.persona import language, telling_lines
 from stages.records import Dialogue, InputError, Piece, Turn
@@ -142,6 +145,13 @@ def test_why_a_persona_is_made_is_said_as_it_is(tmp_path, capsys, name, text, re
     assert "高性能" in card.persona
 
 
+@pytest.mark.parametrize("place", ["｛user｝", "{User}", "{ user }", "{{user}}", "{character}", "{{char}}"])
+def test_a_place_in_a_persona_that_nothing_fills_in_is_refused(tmp_path, place):
+    (tmp_path / "persona.md").write_text(f"你是亚托莉。和你说话的人叫{place}。", encoding="utf-8")
+    with pytest.raises(InputError, match=rf"persona\.md: expected {{user}}, .* got {re.escape(place)}\n"):
+        read_persona(tmp_path, "亚托莉", "夏生")
+
+
 def test_vary_needs_a_place_for_the_name(tmp_path):
     (tmp_path / "persona.md").write_text("你是亚托莉。", encoding="utf-8")
     with pytest.raises(InputError, match=r"found no \{user\}"):
@@ -190,7 +200,7 @@ def test_generic_probes_stand_in_and_carry_her_name(tmp_path):
 
 def test_a_probe_with_an_unknown_key_is_refused(tmp_path):
     (tmp_path / "probes.yaml").write_text("probes:\n  - id: a\n    kinds: role\n", encoding="utf-8")
-    with pytest.raises(InputError, match="probe 'a': expected the keys"):
+    with pytest.raises(InputError, match="probe 'a': missing kind, ask, expect, claim; unknown kinds\nhint: expected"):
         read_probes(tmp_path, CARD)
 
 
@@ -214,6 +224,8 @@ PROBE = {"id": "a", "kind": "role", "ask": ["你是谁？"], "expect": "deny", "
             {"probes": [{**PROBE, "forbid": "混蛋"}]},
             "`forbid`: expected a list of texts, got '混蛋'\nhint: write `forbid: [",
         ),
+        ({"probes": [{**PROBE, "ask": ["你好，{user}。"]}]}, "probe 'a': expected {character}, the one place that is"),
+        ({"probes": [{**PROBE, "claim": "｛character｝"}]}, "got ｛character｝\nhint: half-width braces"),
         ({"probes": [{**PROBE, "wrong": 7}]}, "`wrong`: expected a list of texts, got 7"),
         ({"probes": [{**PROBE, "right": 7}]}, "`right`: expected a text, got 7"),
     ],
@@ -249,10 +261,25 @@ def test_the_generic_probes_agree_with_their_own_answers(tmp_path, capsys):
 def test_a_file_of_the_work_in_another_encoding_is_refused_with_the_cure(tmp_path, name):
     (tmp_path / name).write_bytes("# one\n你是亚托莉。\n".encode("gb18030"))
     with pytest.raises(
-        InputError, match=rf"{name}: expected UTF-8, got the byte 0x.. in line 2\nhint: save it as UTF-8"
+        InputError, match=rf"{name}: expected UTF-8, got the byte 0x.. in line 2\nhint: save it as UTF-8, or,"
     ):
         read_persona(tmp_path, "亚托莉", "夏生")
         read_probes(tmp_path, CARD)
+
+
+def test_the_command_that_the_hint_names_makes_the_file_utf_8(tmp_path):
+    path = tmp_path / "my persona.md"
+    path.write_bytes("你是亚托莉。\n".encode("gb18030"))
+    with pytest.raises(InputError) as error:
+        read_text(path)
+    subprocess.run(str(error.value).rpartition("GB18030: ")[2], shell=True, check=True)
+    assert read_text(path) == "你是亚托莉。\n"
+
+
+def test_lore_that_is_on_without_its_folder_is_refused(tmp_path):
+    params = replace(PARAMS, lore="on", work=str(tmp_path))
+    with pytest.raises(InputError, match=r"`format\.lore: on` expected the folder .*lore, found none\nhint: .*`format"):
+        with_lore([], [], [], CARD, params)
 
 
 def test_the_sample_work_has_probes_of_every_kind():
