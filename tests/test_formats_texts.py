@@ -162,6 +162,75 @@ def test_a_table_takes_the_last_revision_of_a_translation() -> None:
     assert said("csv", text) == [("舞", "one"), (None, "two!")]
 
 
+def kinds(name: str, text: str) -> list[tuple[str, str | None, str]]:
+    return [(item.kind, item.speaker, item.text) for item in read(name, text) if isinstance(item, Message)]
+
+
+def reasons(name: str, text: str) -> list[str]:
+    return [item.reason for item in read(name, text) if isinstance(item, Reject)]
+
+
+def test_what_a_json_record_offers_is_choices() -> None:
+    text = '[{"speaker": "舞", "text": "一", "choices": [{"text": "走", "next": "a"}, {"label": "留"}]},\n'
+    text += '{"options": ["哭", "笑"]}, {"options": {"volume": "loud"}, "list": [{"text": "二", "choices": []}]}]'
+    assert kinds("json", text) == [
+        ("speech", "舞", "一"),
+        *(("choice", None, words) for words in ("走", "留", "哭", "笑")),
+        ("narration", None, "二"),
+    ]
+    assert read("json", text)[-1].line == 2
+
+
+def test_a_key_of_json_may_be_written_in_any_case_and_an_unknown_one_is_told() -> None:
+    assert said(
+        "json", '[{"speakerName": "舞", "dialogueText": "一"}, {"speaker_name": "空", "Dialogue_Text": "二"}]'
+    ) == [
+        ("舞", "一"),
+        ("空", "二"),
+    ]
+    (reason,) = reasons("json", '[{"foo": "舞", "bar": 1}]')
+    assert "such as message, text" in reason
+    assert reason.endswith("got foo, bar")
+
+
+def test_a_json_list_of_pairs_is_names_and_messages() -> None:
+    pairs = '["舞", "一"],\n ["空", "二"], ["舞", "三"], ["", "四"], ["空", "五"], ["舞", "六"]'
+    assert said("json", f'{{"a": [\n{pairs}]}}')[:4] == [("舞", "一"), ("空", "二"), ("舞", "三"), (None, "四")]
+    assert [item.line for item in read("json", f"[\n{pairs}]")] == [2, *[3] * 5]
+    assert {name for name, _ in said("json", '[["一", "二"], ["三", "四"], ["五", "六"]]')} == {None}  # no name recurs
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("说话者,对话内容", "发言人,内容", "角色名称,台词内容", "キャラクター名,台詞", "Speaker Name,Dialogue Text"),
+        *("sep=,\n角色,台词", "灯塔剧本,\n角色,台词", "角色,台词（中文）"),
+    ],
+)
+def test_a_header_is_known_by_its_words_and_may_stand_below_a_title(header: str) -> None:
+    assert said("csv", f"{header}\n舞,一\n空,二\n") == [("舞", "一"), ("空", "二")]
+
+
+def test_a_row_above_the_header_is_told() -> None:
+    assert reasons("csv", "灯塔剧本,\n角色,台词\n舞,一\n") == ["a row above the header of the table"]
+    assert reasons("csv", "sep=,\n角色,台词\n舞,一\n") == []
+
+
+@pytest.mark.parametrize("header", ["角色,台词（中文）,台词（英文）", "Character,Chinese,English"])
+def test_of_two_columns_that_say_as_much_the_chinese_one_is_read_and_told(header: str) -> None:
+    text = f"{header}\n舞,今天的海很安静。,The sea is very calm today indeed.\n空,灯灭了。,The light has gone out.\n"
+    assert said("csv", text) == [("舞", "今天的海很安静。"), ("空", "灯灭了。")]
+    (reason,) = reasons("csv", text)
+    assert f"`{header.split(',')[1]}` is read" in reason
+
+
+def test_empty_names_where_names_stand_at_changes_only_are_told() -> None:
+    table = "角色,台词\n舞,一\n,二\n空,三\n,四\n"
+    assert [name for name, _ in said("csv", table)] == ["舞", None, "空", None]
+    assert [reason.partition(" under")[0] for reason in reasons("csv", table)] == ["2 rows have no name"]
+    assert reasons("csv", table + "空,五\n空,六\n") == []  # a name stands twice in a row: empty cells are narration
+
+
 # --- text
 
 DIALOGUE = [("夏生", "早。"), ("舞", "早啊。"), ("夏生", "走吧。"), ("舞", "好。")]
