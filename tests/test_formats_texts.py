@@ -480,3 +480,30 @@ def test_a_rule_across_a_novel_is_a_scene_break() -> None:
     items = read("prose", f"第一回　灯\n{LEADS}＊＊＊\n“甲。”沈砚说。\n第二回　海\n“乙。”沈砚说。\n")
     scenes = {item.text: item.scene for item in items if isinstance(item, Message)}
     assert [scenes[text] for text in ("你好三。", "甲。", "乙。")] == ["第一回　灯", "第一回　灯 (2)", "第二回　海"]
+
+
+# --- formats without a mark of who speaks
+
+TALK = "夏生：早。{0}\n舞（小声）：早啊。{0}\n海很安静。\n夏生：走吧。{0}\n舞：好。\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "ink",
+            "=== start ===\n" + TALK.format(" # happy") + "{lit: 舞：嗯。|舞：哦。}\n" * 2 + "* 舞：去哪？\n-> END\n",
+        ),
+        ("twee", ":: Start\n" + TALK.format("<<set $a to 1>>") + "[[舞：去哪？]]\n"),
+    ],
+)
+def test_a_name_before_a_colon_speaks_in_a_format_that_has_none_and_a_choice_stays_one(name: str, text: str) -> None:
+    speech = [("夏生", "早。"), ("舞", "（小声）早啊。"), (None, "海很安静。"), ("夏生", "走吧。"), ("舞", "好。")]
+    assert said(name, text)[: len(speech)] == speech
+    assert {speaker for speaker, _ in said(name, text)} == {"夏生", "舞", None}  # {lit: 舞 is a condition
+    assert kinds(name, text)[-1] == ("choice", None, "舞：去哪？")
+
+
+def test_a_colon_in_few_lines_of_ink_names_nobody() -> None:
+    text = "=== start ===\n" + "The sea was calm.\n" * 30 + "The sign: closed.\nThe sign: open.\n-> END\n"
+    assert {name for name, _ in said("ink", text)} == {None}

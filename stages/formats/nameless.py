@@ -1,18 +1,42 @@
 """Formats without a mark of who speaks: Ink, NScripter, Twee, Aozora Bunko. They give narration and choices.
 
-Some NScripter games write a name before the quotation, which is read. Each format takes off the markup that its engine
-defines; logic, commands and comments are structure.
+Some works write a name all the same, 林夏：…… in Ink and Twee or before the quotation in NScripter, which is read. Each
+format takes off the markup that its engine defines; logic, commands and comments are structure.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import regex
 
+from stages.formats.labels import find_form
 from stages.formats.message import Format, Message, Options
 from stages.formats.quotes import spoken, wrapped
+from stages.formats.text import SPLITS
 
 BLOCK_COMMENT = regex.compile(r"/\*.*?(?:\*/|\Z)", regex.S)
+
+NAMED_FORMS = ("colon", "bracket", "quote")  # of plain text, sure enough for a line among an engine's
+HABIT = 10  # of so many lines one has a name where the work names its speakers
+
+
+def _named(messages: Iterable[Message], options: Options) -> Iterator[Message]:
+    """The narration as speech of those whom its lines name, in the form that plain text would have."""
+    messages = list(messages)
+    told = [message.text for message in messages if message.kind == "narration"]
+    form = find_form("\n".join(told), options)
+    if form is None or form.name not in NAMED_FORMS:
+        yield from messages
+        return
+    split, names = SPLITS[form.name][0], {label: name for label, name in form.names.items() if "{" not in label}
+    habit = HABIT * sum(split(text)[0] in names for text in told) >= len(told)
+    for message in messages:
+        label, words = split(message.text)
+        if habit and message.kind == "narration" and label in names and (words := words.strip()):
+            words = form.manners.get(label, "") + words
+            yield spoken(message.line, names[label], words, message.scene, form.mixed)
+        else:
+            yield message
 
 
 # --- Ink: https://github.com/inkle/ink/blob/master/Documentation/WritingWithInk.md
@@ -29,6 +53,10 @@ INK_TAIL = regex.compile(r"(?<!\s)\s*+(?://.*|(?:->|<-)\s*[\w.]*(?:\s*->.*)?|#.*
 
 def read_ink(text: str, options: Options) -> Iterator[Message]:
     """Content lines and choices."""
+    return _named(_ink_lines(text), options)
+
+
+def _ink_lines(text: str) -> Iterator[Message]:
     knot = scene = ""
     for number, line in _lines(BLOCK_COMMENT.sub(lambda found: "\n" * found[0].count("\n"), text)):
         if found := INK_KNOT.fullmatch(line):
@@ -103,6 +131,10 @@ TWEE_CODE = regex.compile(r"Story(?:Data|Title|Init|Caption|Menu|Settings)|User(
 
 def read_twee(text: str, options: Options) -> Iterator[Message]:
     """Passage text, and the links as choices."""
+    return _named(_twee_lines(text), options)
+
+
+def _twee_lines(text: str) -> Iterator[Message]:
     scene, code = "", False
     for number, line in _lines(text):
         if found := TWEE_PASSAGE.fullmatch(line):
