@@ -13,15 +13,16 @@ from stages.records import InputError
 OPTIONS = Options({}, "", "", frozenset())
 
 
-def document(*paragraphs: str, table: list[tuple[str, str]] = ()) -> bytes:
+def document(*paragraphs: str, table: list[tuple[str, ...]] = ()) -> bytes:
     """A Word file of these paragraphs, with a table after them."""
     made = docx.Document()
     for paragraph in paragraphs:
         made.add_paragraph(paragraph)
     if table:
-        cells = made.add_table(rows=len(table), cols=2)
+        cells = made.add_table(rows=len(table), cols=len(table[0]))
         for row, texts in zip(cells.rows, table, strict=True):
-            row.cells[0].text, row.cells[1].text = texts
+            for cell, text in zip(row.cells, texts, strict=True):
+                cell.text = text
     out = io.BytesIO()
     made.save(out)
     return out.getvalue()
@@ -65,6 +66,17 @@ def test_a_table_of_names_and_texts_is_read() -> None:
         ("夏生", "早。"),
         ("亚托莉", "早！"),
         ("夏生", "嗯。"),
+    ]
+
+
+@pytest.mark.parametrize("header", [("角色", "台词"), ("序号", "角色", "台词")])
+def test_a_table_under_a_header_is_read_by_its_columns_in_the_scene_above(header: tuple[str, ...]) -> None:
+    rows = [(str(n), name, words)[-len(header) :] for n, (name, words) in enumerate([("夏生", "早。"), ("", "海静。")])]
+    text = document_text("a.docx", document("第一章 初雪", "海很安静。", table=[header, *rows]))
+    assert [(m.line, m.speaker, m.text, m.scene) for m in read(text, OPTIONS)] == [
+        (2, None, "海很安静。", "第一章 初雪"),
+        (2, "夏生", "早。", "第一章 初雪"),
+        (2, None, "海静。", "第一章 初雪"),
     ]
 
 

@@ -225,9 +225,10 @@ def test_of_two_columns_that_say_as_much_the_chinese_one_is_read_and_told(header
 
 
 def test_empty_names_where_names_stand_at_changes_only_are_told() -> None:
-    table = "角色,台词\n舞,一\n,二\n空,三\n,四\n"
-    assert [name for name, _ in said("csv", table)] == ["舞", None, "空", None]
-    assert [reason.partition(" under")[0] for reason in reasons("csv", table)] == ["2 rows have no name"]
+    table = "角色,台词\n舞,一\n,二\n空,三\n,四\n,四\n"
+    assert [name for name, _ in said("csv", table)] == ["舞", None, "空", None, None]
+    assert [reason.partition(" under")[0] for reason in reasons("csv", table)] == ["3 rows have no name"]
+    assert reasons("csv", "角色,台词\n舞,一\n,二\n") == []  # a slip, or narration
     assert reasons("csv", table + "空,五\n空,六\n") == []  # a name stands twice in a row: empty cells are narration
 
 

@@ -18,7 +18,7 @@ from stages.formats.writings import words_in, writing_of
 DELIMITERS = ",\t;|"
 SEPARATOR = re.compile(r"sep=(.)")  # tells a spreadsheet program what parts the cells
 HEADED = 3  # rows, the header among them: a title may stand above it
-UNNAMED = 3  # of so many rows one without a name, where no name stands twice in a row: cells may have been merged
+UNNAMED = 3  # rows without a name, and one of so many: where no name stands twice in a row, cells may have been merged
 
 Table = list[tuple[int, list[str]]]
 
@@ -33,7 +33,7 @@ def read(text: str, options: Options) -> Iterator[Message | Reject]:
 
 def read_table(table: Table, delimiter: str = "\t") -> Iterator[Message | Reject]:
     """The messages of rows of cells, and what is to be said of them."""
-    at = next((at for at in range(min(HEADED, len(table))) if _is_header(table, at)), None)
+    at = _header(table)
     body = table if at is None else table[at + 1 :]
     keys = _columns([cells for _, cells in body]) if at is None else _keys(table[at][1], [cells for _, cells in body])
     for line, cells in table[: at or 0]:
@@ -71,6 +71,15 @@ def _table(text: str, delimiter: str) -> tuple[Table, list[Reject]]:
 
 
 # --- the header and its columns
+
+
+def names_columns(table: Table) -> bool:
+    """Whether a row of the table is its header."""
+    return _header(table) is not None
+
+
+def _header(table: Table) -> int | None:
+    return next((at for at in range(min(HEADED, len(table))) if _is_header(table, at)), None)
 
 
 def _is_header(table: Table, at: int) -> bool:
@@ -111,7 +120,9 @@ def _merged(header: list[str], keys: tuple[str, ...], rows: list[Row]) -> str:
     """A word on cells without a name where names stand only at changes, as below a merged cell."""
     name = next(at for at, key in enumerate(keys) if key in fields.NAMES)
     names = [str(row.values.get(keys[name], "")).strip() for row in rows]
-    if names.count("") * UNNAMED < len(names) or any(name and name == after for name, after in pairwise(names)):
+    if names.count("") < max(UNNAMED, len(names) / UNNAMED) or any(
+        name and name == after for name, after in pairwise(names)
+    ):
         return ""
     return (
         f"{names.count('')} rows have no name under `{header[name].strip()}` and are narration; "

@@ -1,23 +1,25 @@
 """Word documents (.docx) that hold any form of plain script text, one message a paragraph.
 
-`line` is the number of the paragraph in the body; a table row belongs to the paragraph before it, its cells become
-tab-separated text, so a two-column table reads as name-tab.
+`line` is the number of the paragraph in the body; a table row belongs to the paragraph before it. A table with a header
+or more than two columns is read as a table file is; of any other the cells become tab-separated text, name-tab.
 """
 
 import io
 import zipfile
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import docx
 from docx.table import Table
 from lxml.etree import LxmlError
 
-from stages.formats import prose, text
+from stages.formats import csv, prose, text
 from stages.formats.message import Format, Message, Options, Reject
 from stages.records import InputError
 
 UNPACKED = 512 << 20  # bytes; the longest scripts take 20 MB
-BREAK = "\v"  # a line break inside a paragraph, between the paragraphs' newlines
+BREAK = "\v"  # a line break inside a paragraph, between the paragraphs' newlines; also between the rows of a table
+TABLE = "\f"  # where a table begins
 
 
 def document_text(name: str, data: bytes) -> str:
@@ -32,8 +34,8 @@ def document_text(name: str, data: bytes) -> str:
     paragraphs: list[str] = []
     for block in document.iter_inner_content():
         if isinstance(block, Table):
-            rows = ("\t".join(cell.text.replace("\n", " ") for cell in row.cells) for row in block.rows)
-            paragraphs[-1:] = [BREAK.join((*paragraphs[-1:], *rows))]
+            rows = ("\t".join(" ".join(cell.text.split()) for cell in row.cells) for row in block.rows)
+            paragraphs[-1:] = ["".join((*paragraphs[-1:], TABLE, BREAK.join(rows)))]
         else:
             paragraphs.append(block.text.replace("\r", "").replace("\n", BREAK))
     return "\n".join(paragraphs)
@@ -55,15 +57,43 @@ def _check(name: str, data: bytes) -> None:
         ) from error
 
 
+class Numbered(NamedTuple):
+    """A line of text, or the cells of a table, and the number of its paragraph."""
+
+    number: int
+    line: str
+    table: csv.Table
+
+
 def read(paragraphs: str, options: Options) -> Iterator[Message | Reject]:
     """The messages, numbered by paragraph."""
-    numbers = [
-        number for number, paragraph in enumerate(paragraphs.split("\n"), 1) for _ in range(1 + paragraph.count(BREAK))
-    ]
-    lines = paragraphs.replace(BREAK, "\n")
-    reader = prose if prose.sniff(lines) > text.sniff(lines) else text
-    for item in reader.read(lines, options):
-        yield item._replace(line=numbers[item.line - 1])
+    parts = [part for number, paragraph in enumerate(paragraphs.split("\n"), 1) for part in _parts(number, paragraph)]
+    lines = [part for part in parts if not part.table]
+    plain = "\n".join(part.line for part in lines)
+    reader, scenes = (prose, prose.Chapters) if prose.sniff(plain) > text.sniff(plain) else (text, text.Scenes)
+    items = [item._replace(line=lines[item.line - 1].number) for item in reader.read(plain, options)]
+    scene = scenes(part.line for part in lines)
+    for part in parts:
+        scene.mark(part.line.strip())
+        items += (_placed(item, scene.name) for item in csv.read_table(part.table))
+    yield from sorted(items, key=lambda item: item.line)
+
+
+def _parts(number: int, paragraph: str) -> Iterator[Numbered]:
+    """A paragraph's lines and the tables behind it."""
+    head, *tables = paragraph.split(TABLE)
+    yield from (Numbered(number, line, []) for line in head.split(BREAK))
+    for rows in (table.split(BREAK) for table in tables):
+        cells = [(number, row.split("\t")) for row in rows]
+        if csv.names_columns(cells) or len(cells[0][1]) > 2:
+            yield Numbered(number, "", cells)
+        else:
+            yield from (Numbered(number, row, []) for row in rows)
+
+
+def _placed(item: Message | Reject, scene: str) -> Message | Reject:
+    """In the scene of the paragraph, unless the table has its own."""
+    return item._replace(scene=scene) if isinstance(item, Message) and not item.scene else item
 
 
 def sniff(paragraphs: str) -> float:
