@@ -221,6 +221,7 @@ def test_quotes_that_wrap_a_whole_message_come_off_under_a_name_alone(name: str)
     text = QUOTED[name]
     assert said(name, text.format("「早。」")) == [("舞", "早。"), (None, "「早。」")]
     assert said(name, text.format("「早」「晚」"))[0] == ("舞", "「早」「晚」"), "two quotations"
+    assert said(name, text.format("‘早。’"))[0] == ("舞", "‘早。’"), "another's words, read out"
     assert [item.kind for item in read(name, text.format("（早）"))] == ["thought", "narration"]
 
 

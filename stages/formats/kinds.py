@@ -10,6 +10,7 @@ from stages.formats.quotes import spoken
 
 WIDE_SIGN = regex.compile(r"[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")  # no space beside it parts words
 WIDE_LABEL = regex.compile(r"^[ \t　]*([^\s：:;。，！？…「」“”\"<>{}\[\]@#]{1,12})：", regex.MULTILINE)
+CITES = "‘"  # in a message, which an engine sets off by itself, these are another's words, read out
 FEW = 2  # lines that are no habit
 HEAD = 200  # non-blank lines by which a format is known
 LINE = 400  # characters that they have at most, on average
@@ -24,6 +25,8 @@ def said(line: int, speaker: str | None, text: str, scene: str) -> Message:
     """Speech or a thought under a name, without quotes that wrap all of it; narration without one."""
     if not speaker:
         return Message(line, None, text, "narration", scene)
+    if text[0] == CITES:
+        return Message(line, speaker, text, "speech", scene)
     return spoken(line, speaker, text, scene, frozenset())
 
 
