@@ -404,6 +404,7 @@ def whose(line: str) -> set[str | None]:
         "陆舟正要走，只见沈砚赶来对陆舟说：“甲。”",
         "陆舟吓了一跳，小沈砚跑到门外喊：“甲。”",
         "陆舟站着，旁边沈砚笑道：“甲。”",
+        "沈砚等了很久，于是开玩笑说：“甲。”",
     ],
 )
 def test_whom_it_is_said_to_is_not_who_says_it(line: str) -> None:
