@@ -88,11 +88,8 @@ def main() -> None:
     options = parser.parse_args()
     folder = find_adapter(options.adapter)
     print(f"loading {folder} …", file=sys.stderr)
-    from stages.inference import (
-        addressing,
-        load_character,
-        stream,
-    )  # torch takes seconds: only once the adapter is known to be there
+    # Only once the adapter is known to be there: torch takes seconds.
+    from stages.inference import addressing, load_character, stream
 
     character = load_character(folder)
     given = {"temperature": options.temperature, "seed": options.seed}
