@@ -73,9 +73,18 @@ def test_a_table_of_names_and_texts_is_read() -> None:
 def test_a_table_under_a_header_is_read_by_its_columns_in_the_scene_above(header: tuple[str, ...]) -> None:
     rows = [(str(n), name, words)[-len(header) :] for n, (name, words) in enumerate([("夏生", "早。"), ("", "海静。")])]
     text = document_text("a.docx", document("第一章 初雪", "海很安静。", table=[header, *rows]))
-    assert [(m.line, m.speaker, m.text, m.scene) for m in read(text, OPTIONS)][-2:] == [
+    assert [(m.line, m.speaker, m.text, m.scene) for m in read(text, OPTIONS)] == [
+        (1, None, "第一章 初雪", ""),
+        (2, None, "海很安静。", ""),
         (2, "夏生", "早。", "第一章 初雪"),
         (2, None, "海静。", "第一章 初雪"),
+    ]
+
+
+def test_a_table_of_three_columns_without_a_header_is_read_by_what_they_hold() -> None:
+    rows = [("1", "夏生", "早。"), ("2", "亚托莉", "早啊！"), ("3", "夏生", "嗯。")]
+    assert [(m.speaker, m.text) for m in read(document_text("a.docx", document(table=rows)), OPTIONS)] == [
+        row[1:] for row in rows
     ]
 
 

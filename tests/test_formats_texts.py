@@ -466,16 +466,18 @@ def test_in_english_one_speaks_after_what_one_does(line: str, who: str | None) -
     assert {name for name, text in said("prose", text) if text.strip(",.") == "Five"} == {who}
 
 
-def test_a_novel_of_a_line_a_paragraph_is_not_taken_for_wrapped() -> None:
-    lines = [f"　　“{n}号的灯灭了，走路要看脚下的台阶。”沈砚说。\n　　“那就早一点回去。”\n" for n in range(9)]
-    lines.append("　　“我数过了，一共十二步，不会走错。”陆舟说。\n" * 2)
-    assert [name for name, _ in said("prose", "".join(lines))][-4:] == ["沈砚", None, "陆舟", "陆舟"]
+@pytest.mark.parametrize(("indent", "end"), [("　　", ""), ("", "。")])
+def test_a_novel_of_a_line_a_paragraph_is_not_taken_for_wrapped(indent: str, end: str) -> None:
+    lines = [f"“{n}号的灯灭了，走路要看脚下的台阶。”沈砚说{end}\n“那就早一点回去。”\n" for n in range(9)]
+    text = "".join(lines) + f"“我数过了，一共十二步，不会走错。”陆舟说{end}\n" * 2
+    names = [name for name, _ in said("prose", text.replace("“", indent + "“"))]
+    assert names[-4:] == ["沈砚", None, "陆舟", "陆舟"]
 
 
 def test_an_indent_opens_a_paragraph_of_a_wrapped_novel() -> None:
     text = "　　沈砚说：“这里很冷，我们回去\n吧，明天再来看一看海，好不\n好？”\n" * 2
-    text += "　　陆舟说：“我还想再坐一会儿，\n你先回去吧，路上小心一点，\n好吗？”\n" * 2
-    assert [name for name, _ in said("prose", text)] == ["沈砚", "沈砚", "陆舟", "陆舟"]
+    text += "　　“我还想在这里再坐一会儿，\n你先回去吧，路上小心一点，\n好吗？”\n"
+    assert [(item.line, item.speaker) for item in read("prose", text)] == [(1, "沈砚"), (4, "沈砚"), (7, None)]
 
 
 def test_a_rule_across_a_novel_is_a_scene_break() -> None:
