@@ -82,7 +82,7 @@ def test_a_table_under_a_header_is_read_by_its_columns_in_the_scene_above(header
 
 
 def test_a_table_of_three_columns_without_a_header_is_read_by_what_they_hold() -> None:
-    rows = [("1", "夏生", "早。"), ("2", "亚托莉", "早啊！"), ("3", "夏生", "嗯。")]
+    rows = [("1", "夏生", "早上好。"), ("2", "亚托莉", "早啊，先生！"), ("3", "夏生", "今天有雾。")]
     assert [(m.speaker, m.text) for m in read(document_text("a.docx", document(table=rows)), OPTIONS)] == [
         row[1:] for row in rows
     ]
