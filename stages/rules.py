@@ -58,7 +58,7 @@ FILLER_WORD = (
     r"|う(?![うー]*うん)[ぅうー]*ん+っ*|え[えぇー]*っ?とー*|あの[うー]+|ん[んー]*っ*|[あうわ]+[ぁぅっー]*|え+[ぇっー]*|お+[ぉっー]*"
     r"|(?:うん+)+|は[ぁあー]+|ふ[ぅうー]*ん|へ[ぇえー]+|u+m+|u+h+|e+r+m*|h+m+|a+h+|o+h+|e+h+|h+uh|u+gh+)(?!\w))"
 )
-FILLER = re.compile(FILLER_WORD, re.IGNORECASE)
+FILLER = regex.compile(FILLER_WORD, regex.IGNORECASE)  # by the same \w as FILLERS_ALONE: to re, ① is one
 FILLERS_ALONE = regex.compile(rf"\W*{FILLER_WORD}(?:\W|{FILLER_WORD})*+", regex.IGNORECASE)
 
 LAST_MARKS = re.compile(r"[！？!?。～♪]{0,2}$|^\.$")

@@ -349,6 +349,11 @@ def test_the_sample_denoised_twice_is_denoised_once(sample, strategy, holes):
     assert twice == once
 
 
+@pytest.mark.parametrize("text", ["①あ", "①Hm"])
+def test_a_line_that_is_a_filler_has_one_to_be_collapsed_to(text):
+    assert is_filler(text) and collapse_filler(text) == text[1:]
+
+
 TURNS = st.lists(st.lists(TEXT, min_size=1, max_size=3), min_size=1, max_size=8)
 
 
