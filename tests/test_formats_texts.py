@@ -3,6 +3,7 @@
 import pytest
 
 from stages.formats import FORMATS, Message, Options, Reject
+from stages.formats.attributions import is_bare
 
 OPTIONS = Options({}, "", "", frozenset())
 
@@ -443,6 +444,12 @@ def test_a_plain_attribution_or_what_one_does_beside_the_words_names_the_speaker
 @pytest.mark.parametrize("manner", ["轻轻地说道", "轻轻说道", "激动地说", "大喜道", "解释道"])
 def test_the_manner_of_saying_is_no_part_of_a_name(manner: str) -> None:
     assert {name for name, _ in said("prose", LEADS + f"“甲。”沈砚{manner}。\n" * 3)} == {"沈砚", "陆舟", None}
+
+
+@pytest.mark.parametrize("manner", ["忙", "笑着", "大哭着"])
+def test_a_run_of_manners_is_read_in_one_way_only(manner: str) -> None:
+    assert not is_bare(manner * 100)  # would not end if each could be read in two ways
+    assert is_bare(f"夏生{manner}说道：")
 
 
 def test_a_paragraph_that_ends_in_a_colon_announces_the_speech_below() -> None:
