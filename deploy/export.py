@@ -33,10 +33,12 @@ Target = Callable[[Path, Path], str]
 
 
 def export_merged(adapter: Path, out: Path) -> str:
-    """The adapter added to its base."""
+    """The adapter added to its base; a GGUF file keeps the plain template, for its readers know a part of Jinja."""
     from deploy.merged import merge  # torch takes seconds, and a card needs none
+    from deploy.vllm import neutralising
 
-    merge(adapter, out)
+    character = merge(adapter, out)
+    (out / TEMPLATE).write_text(neutralising(character.tokenizer), encoding="utf-8")
     return f"{out}: AutoModelForCausalLM.from_pretrained loads it, `vllm serve {out}` serves it"
 
 
