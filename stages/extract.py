@@ -5,6 +5,8 @@ vanishes: it is a message, part of one, structure that the format defines, or a 
 """
 
 import gc
+import os
+import shlex
 import string
 import unicodedata
 from collections import Counter, defaultdict
@@ -42,6 +44,7 @@ LISTED = 5  # files of an error message
 UNATTRIBUTED = 0.2  # of the messages; more of them nobody's are worth a word
 QUOTATION = regex.compile(r"“[^”\n]*+”|「[^」\n]*+」|『[^』\n]*+』")
 HAN = regex.compile(r"\p{Han}")
+SURROGATE = regex.compile(r"\p{Cs}")  # a byte of a file name that is no UTF-8, as Python keeps it
 I_SAY = regex.compile(r"我\p{Han}{0,4}[说道问答]")
 TELLS = 3  # times that 我 says something outside quotations: the teller of the book, no slip
 BATCH = 4096  # messages written at once
@@ -546,7 +549,7 @@ def find_sources(root: Path, tally: Tally) -> list[Source]:
     for path in sorted(root.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             continue
-        name = path.relative_to(root).as_posix()
+        name = name_of(path, root)
         if reason := not_script(path, root):
             tally.skipped.append({"file": name, "reason": reason})
         else:
@@ -557,6 +560,18 @@ def find_sources(root: Path, tally: Tally) -> list[Source]:
             f"expected script files in {root} (extract.source), found none among {len(tally.skipped)} files{left}"
         )
     return sources
+
+
+def name_of(path: Path, root: Path) -> str:
+    """A file's name in the folder, with slashes; InputError where it is in no UTF-8, as an old archive leaves it."""
+    name = path.relative_to(root).as_posix()
+    if not SURROGATE.search(name):
+        return name
+    read = os.fsencode(name).decode("gb18030", "replace")
+    raise InputError(
+        f"{root}: expected file names in UTF-8, got {os.fsencode(name)!r} ({read} in GBK)\n"
+        f"hint: convmv -f gbk -t utf-8 -r --notest {shlex.quote(str(root))}"
+    )
 
 
 def not_script(path: Path, root: Path) -> str | None:

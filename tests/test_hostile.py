@@ -202,6 +202,14 @@ def test_what_is_no_script_is_listed_with_its_reason(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["第一章.txt", "立绘.png"])
+def test_a_file_name_that_is_not_utf_8_is_refused_with_the_cure(tmp_path: Path, name: str) -> None:
+    (tmp_path / os.fsdecode(name.encode("gbk"))).write_text("夏生：早。\n")
+    with pytest.raises(InputError) as error:
+        find_sources(tmp_path, Tally())
+    assert f"({name} in GBK)\nhint: convmv -f gbk -t utf-8" in str(error.value)
+
+
 def test_a_picture_named_as_text_ends_in_an_error_that_names_it() -> None:
     with pytest.raises(InputError, match=r"cg\.txt: expected "):
         rows_of(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 20, "cg.txt")
