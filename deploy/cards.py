@@ -9,7 +9,8 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from stages.conversation import fill_persona
 from stages.format import whole
 from stages.lore import Answers, Fact, Item, Passage
+from stages.records import InputError
 
 Card = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -28,6 +30,8 @@ GREETING = range(8, 80)  # characters
 LONGEST_NAME = 8  # characters of a value by which one may ask for its fact
 LONGEST = 80  # characters of an example's turn
 WIDTH, HEIGHT = 400, 600  # SillyTavern's portrait
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CARRIED = {b"chara": "v2", b"ccv3": "v3"}
 LIGHTS = {"glow": np.array([1.0, 0.90, 0.74]), "sun": np.array([1.0, 0.96, 0.86])}
 
 
@@ -169,14 +173,36 @@ def entry(number: int, keys: Sequence[str], content: str) -> dict[str, Any]:
 
 
 def png(cards: Mapping[str, Mapping[str, Any]], name: str) -> bytes:
-    """A portrait that carries both cards, as fronts look for them: V2 under `chara`, V3 under `ccv3`."""
+    """A portrait that carries both cards."""
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)  # 8 bits, RGB
     rows = np.concatenate([np.zeros((HEIGHT, 1), np.uint8), draw(name).reshape(HEIGHT, -1)], axis=1)  # 0: no filter
-    texts = [
-        chunk(b"tEXt", key + b"\0" + encoded(cards[version])) for key, version in ((b"chara", "v2"), (b"ccv3", "v3"))
-    ]
-    parts = [chunk(b"IHDR", header), *texts, chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)), chunk(b"IEND", b"")]
+    return carrying(cards, SIGNATURE + b"".join(parts))
+
+
+def carrying(cards: Mapping[str, Mapping[str, Any]], picture: bytes) -> bytes:
+    """The picture with these cards in the place of its own, as fronts look for them: V2 as `chara`, V3 as `ccv3`."""
+    header, *rest = chunks(picture)
+    texts = [chunk(b"tEXt", key + b"\0" + encoded(cards[version])) for key, version in CARRIED.items()]
+    return SIGNATURE + header + b"".join(texts) + b"".join(part for part in rest if keyword(part) not in CARRIED)
+
+
+def chunks(picture: bytes) -> Iterator[bytes]:
+    """The chunks of a PNG, whole; what stands behind its end belongs to the last. Raises InputError for no PNG."""
+    at, kind = len(SIGNATURE), b""
+    whole = picture.startswith(SIGNATURE + struct.pack(">I4s", 13, b"IHDR"))
+    while whole and kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", picture, at)
+        end = len(picture) if kind == b"IEND" else at + 12 + length
+        yield picture[at:end]
+        at, whole = end, kind == b"IEND" or end + 12 <= len(picture)  # the end itself takes 12
+    if not whole:
+        raise InputError("expected a whole PNG, got something else")
+
+
+def keyword(part: bytes) -> bytes:
+    """That of a text chunk; fronts read it in any case."""
+    return part[8:].split(b"\0")[0].lower() if part[4:8] == b"tEXt" else b""
 
 
 def encoded(card: Mapping[str, Any]) -> bytes:
@@ -214,9 +240,28 @@ def tint(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def write_cards(cards: Mapping[str, Mapping[str, Any]], name: str, folder: Path) -> None:
-    """<name>.v2.json, <name>.v3.json and <name>.png."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """<name>.v2.json, <name>.v3.json and <name>.png; a picture that is there is kept, and what differs, beside it."""
+    picture = folder / f"{name}.png"
+    files = {picture: repainted(cards, picture) if picture.exists() else png(cards, name)}
     for version, card in cards.items():
         text = json.dumps(card, ensure_ascii=False, indent=2)
-        (folder / f"{name}.{version}.json").write_text(text + "\n", encoding="utf-8")
-    (folder / f"{name}.png").write_bytes(png(cards, name))
+        files[folder / f"{name}.{version}.json"] = f"{text}\n".encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, data in files.items():
+        put(file, data)
+
+
+def repainted(cards: Mapping[str, Mapping[str, Any]], picture: Path) -> bytes:
+    """The picture in the file, carrying these cards."""
+    try:
+        return carrying(cards, picture.read_bytes())
+    except InputError as error:
+        raise InputError(f"{picture}: {error}\nhint: save it as PNG, or move it away") from error
+
+
+def put(file: Path, data: bytes) -> None:
+    """Write the file; one that holds something else, perhaps a hand's work, is kept under the next free number."""
+    if file.exists() and file.read_bytes() != data:
+        numbered = (file.with_suffix(f".{number}{file.suffix}") for number in count(1))
+        file.rename(next(path for path in numbered if not path.exists()))
+    file.write_bytes(data)

@@ -69,7 +69,10 @@ def export_card(adapter: Path, out: Path) -> str:
     cards = make_cards(card, rows, work_lore() if own else [])
     write_cards(cards, file_name(card["character"]), out)
     count = len(cards["v3"]["data"]["character_book"]["entries"])
-    return f"{out}: cards with {count} lore entries; SillyTavern imports the PNG, which is yours to paint over"
+    return (
+        f"{out}: cards with {count} lore entries; SillyTavern imports the PNG, which is yours to paint over\n"
+        "another export keeps the painting, and under a number every card that it replaces"
+    )
 
 
 def export_wpack(adapter: Path, out: Path) -> str:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import deploy.export
 import deploy.llama_cpp
-from deploy.cards import EXAMPLES, greeting, keys_in, make_cards, name_in, names, png, unnamed, write_cards
+from deploy.cards import EXAMPLES, chunk, greeting, keys_in, make_cards, name_in, names, png, unnamed, write_cards
 from deploy.export import TARGETS, export_card, export_gguf, export_merged, export_ollama, export_wpack, file_name
 from deploy.llama_cpp import convert, go_template, modelfile, quoted
 from deploy.merged import merge
@@ -405,6 +405,57 @@ def test_the_picture_carries_both_cards_and_is_a_picture():
     pixels = np.frombuffer(zlib.decompress(b"".join(body for kind, body in found if kind == b"IDAT")), np.uint8)
     assert pixels.size == 600 * (1 + 400 * 3) and len(np.unique(pixels)) > 50
     assert png(cards, "亚托莉") == png(cards, "亚托莉") != png(cards, "真帆")
+
+
+def painted(data, *more):
+    """The picture as a painting program saves it: one black pixel, its own text chunks, what it pleases at the end."""
+    header, pixels = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0), zlib.compress(bytes(4))
+    parts = [(b"IHDR", header), *more, (b"tEXt", b"Author\0me"), (b"IDAT", pixels), (b"IEND", b"")]
+    return data[:8] + b"".join(chunk(*part) for part in parts)
+
+
+def of_kind(kind, data):
+    return [body for found, body in chunks(data) if found == kind]
+
+
+@pytest.mark.parametrize("held", [(), ((b"tEXt", b"Chara\0b2xk"), (b"tEXt", b"ccv3\0b2xk"))], ids=["bare", "older"])
+def test_a_painted_portrait_is_kept_and_carries_the_new_cards(held, tmp_path):
+    cards = make_cards(CARD, [], LORE)
+    write_cards(cards, "亚托莉", tmp_path)
+    picture = tmp_path / "亚托莉.png"
+    mine = painted(picture.read_bytes(), *held)
+    picture.write_bytes(mine)
+    write_cards(cards, "亚托莉", tmp_path)
+    write_cards(cards, "亚托莉", tmp_path)
+    now = picture.read_bytes()
+    assert of_kind(b"IDAT", now) == of_kind(b"IDAT", mine) and of_kind(b"IHDR", now) == of_kind(b"IHDR", mine)
+    texts = dict(body.split(b"\0", 1) for body in of_kind(b"tEXt", now))
+    assert texts.pop(b"Author") == b"me" and texts.keys() == {b"chara", b"ccv3"}
+    assert json.loads(base64.b64decode(texts[b"ccv3"])) == cards["v3"]
+    assert (tmp_path / "亚托莉.1.png").read_bytes() == mine, "its card may be edited"
+
+
+def test_an_edited_card_is_kept_beside_the_new_one(tmp_path):
+    cards = make_cards(CARD, [], [])
+    for edited in ("one", "two"):
+        write_cards(cards, "亚托莉", tmp_path)
+        (tmp_path / "亚托莉.v3.json").write_text(edited, encoding="utf-8")
+    write_cards(cards, "亚托莉", tmp_path)
+    assert json.loads((tmp_path / "亚托莉.v3.json").read_text(encoding="utf-8")) == cards["v3"]
+    kept = {path.name: path.read_text() for path in tmp_path.glob("*.v3.?.json")}
+    assert kept == {"亚托莉.v3.1.json": "one", "亚托莉.v3.2.json": "two"}
+    assert len(list(tmp_path.iterdir())) == 5, "what is the same is not kept twice"
+
+
+@pytest.mark.parametrize("broken", [lambda data: b"\xff\xd8" + data, lambda data: data[:-5], lambda data: data[:20]])
+def test_a_portrait_that_is_no_png_is_left_alone(broken, tmp_path):
+    cards = make_cards(CARD, [], [])
+    write_cards(cards, "亚托莉", tmp_path)
+    mine = broken((tmp_path / "亚托莉.png").read_bytes())
+    (tmp_path / "亚托莉.png").write_bytes(mine)
+    with pytest.raises(InputError, match="expected a whole PNG, got something else\nhint: save it as PNG"):
+        write_cards(make_cards(CARD, [], LORE), "亚托莉", tmp_path)
+    assert (tmp_path / "亚托莉.png").read_bytes() == mine and len(list(tmp_path.iterdir())) == 3
 
 
 CHECK = """
