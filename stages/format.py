@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.cli import run
 from stages.conversation import neutralise
-from stages.lore import hold_out, load_yaml, lore_dialogues, read_lore, read_text
+from stages.lore import hold_out, inside, load_yaml, lore_dialogues, read_lore, read_text
 from stages.messages import Card, Message, to_messages
 from stages.params import leads, load_params
 from stages.persona import language, make_persona
@@ -115,7 +115,7 @@ def read_persona(work: Path, character: str, partner: str) -> tuple[str | None, 
     """persona.<character>.md, or persona.md if it is about her; else None, and why no file serves."""
     why = ""
     for path in filter(Path.is_file, (work / f"persona.{character}.md", work / "persona.md")):
-        text = read_text(path).strip()
+        text = read_text(inside(work, path)).strip()
         reason = reason_against(path, text, character, partner)
         if not reason:
             check_places(str(path), text, "{user}")
@@ -154,7 +154,7 @@ def lines_of(dialogues: Iterable[Dialogue], speaker: str) -> list[str]:
 def read_probes(work: Path, card: Card) -> list[dict[str, Any]]:
     """The work's probes.yaml if it is for this character, else the generic set; every key filled in."""
     path = next((p for p in (work / f"probes.{card.character}.yaml", work / "probes.yaml") if p.is_file()), None)
-    document = probe_document(path) if path else {}
+    document = probe_document(inside(work, path)) if path else {}
     if document.get("character", card.character) != card.character or not path:
         whose = f" ({path.name} is for {document['character']})" if path else ""
         print(f"format: no probes for {card.character} in {work}{whose}; using the generic ones")

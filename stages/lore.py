@@ -76,6 +76,15 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def inside(work: Path, path: Path) -> Path:
+    """The path; InputError where it is a link out of the work's folder: no data set shall tell what lies there."""
+    if not path.resolve().is_relative_to(work.resolve()):
+        raise InputError(
+            f"{path}: expected a file inside {work}, got a link out of it\nhint: put the file itself there"
+        )
+    return path
+
+
 def recoded(path: Path) -> str:
     """The command that makes a GB18030 file UTF-8; it cannot write the file that it reads."""
     name, new = shlex.quote(str(path)), shlex.quote(f"{path}.new")
@@ -98,7 +107,7 @@ def read_lore(folder: Path) -> Iterator[Item]:
             raise InputError(
                 f"{path}: expected a lore page, one of {', '.join(READERS)}\nhint: move it out of {folder}"
             )
-        yield from READERS[path.suffix](path)
+        yield from READERS[path.suffix](inside(folder.parent, path))
 
 
 def read_answers(path: Path) -> Iterator[Item]:

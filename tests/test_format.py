@@ -267,6 +267,17 @@ def test_a_file_of_the_work_in_another_encoding_is_refused_with_the_cure(tmp_pat
         read_probes(tmp_path, CARD)
 
 
+@pytest.mark.parametrize("name", ["persona.md", "persona.亚托莉.md", "probes.yaml"])
+def test_a_file_of_the_work_that_is_a_link_out_of_it_is_refused(tmp_path, name):
+    (tmp_path / "secret").write_text("probes: [{id: 亚托莉}]\n", encoding="utf-8")
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / name).symlink_to("../secret")
+    with pytest.raises(InputError, match=rf"{name}: expected a file inside .*work, got a link out of it\nhint: copy"):
+        read_persona(work, "亚托莉", "夏生")
+        read_probes(work, CARD)
+
+
 def test_the_command_that_the_hint_names_makes_the_file_utf_8(tmp_path):
     path = tmp_path / "my persona.md"
     path.write_bytes("你是亚托莉。\n".encode("gb18030"))

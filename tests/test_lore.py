@@ -119,6 +119,18 @@ def test_a_page_in_another_encoding_is_refused_with_the_cure(tmp_path, name):
         list(read_lore(tmp_path))
 
 
+def test_a_page_that_is_a_link_out_of_the_work_is_refused(tmp_path):
+    lore = tmp_path / "work" / "lore"
+    lore.mkdir(parents=True)
+    (tmp_path / "secret").write_text("- 密码：1\n", encoding="utf-8")
+    (lore / "a.md").write_text("- 年龄：16\n", encoding="utf-8")
+    (lore / "b.md").symlink_to("a.md")
+    assert len(list(read_lore(lore))) == 2
+    (lore / "c.md").symlink_to("../../secret")
+    with pytest.raises(InputError, match=r"c\.md: expected a file inside .*work, got a link out of it"):
+        list(read_lore(lore))
+
+
 def test_a_work_without_lore_has_none(tmp_path):
     assert list(read_lore(tmp_path / "lore")) == []
 
