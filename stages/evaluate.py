@@ -187,7 +187,8 @@ def make_judge(paper: Paper, voice: Voice | None, params: EvaluateParams) -> Jud
     hers = paper.exam.lines_of(paper.card.character)
     allowed = tuple(params.swear_allow)
     detectors = make_detectors(hers, paper.probes, allowed)
-    return Judge(detectors, voice, SuffixAutomaton(lines), frozenset(line.strip() for line in lines), allowed)
+    whole = frozenset(part.strip() for line in lines for part in line.splitlines())
+    return Judge(detectors, voice, SuffixAutomaton(lines), whole, allowed)
 
 
 def ask_for_replies(character: Character, paper: Paper, judge: Judge, params: EvaluateParams) -> list[Row]:
@@ -218,7 +219,11 @@ def summarise(
     for name, value in voices(numbers).items():
         numbers[name]["voice"] = value
     intervals = {
-        name: {key: list(interval([(1, of)], params.draws, params.seed)[1:3]) for key, of in table.items()}
+        name: {
+            key: [found.low, found.high]
+            for key, of in table.items()
+            if (found := interval([(1, of)], params.draws, params.seed)) and found.low is not None
+        }
         for name, table in ratios.items()
     }
     return {

@@ -115,7 +115,7 @@ OF_REPLY: dict[str, Callable[[Row], float]] = {
     "hardware_rate": lambda reply: saw(reply, "hardware"),
     "role_rate": lambda reply: saw(reply, "role"),
     "copied_20_rate": lambda reply: reply["copied"] >= COPIED,
-    "copied_mostly_rate": lambda reply: reply["length"] > 0 and reply["copied"] >= MOSTLY * reply["length"],
+    "copied_mostly_rate": lambda reply: reply["length"] > 0 and reply["copied_in_all"] >= MOSTLY * reply["length"],
     "copied_whole_rate": lambda reply: reply["copied_whole"],
 }
 
@@ -206,6 +206,7 @@ def scorecard(rows: Sequence[Row], draws: int, seed: int) -> Numbers:
         for decoding in dict.fromkeys(row["decoding"] for row in rows):
             own = [row for row in rows if row["decoding"] == decoding]
             table[failure][decoding] = {side: failed(own, rows, failure, side, draws, seed) for side in BOTH}
+            table[failure][decoding]["beyond_real"] = beyond_real(own, failure, draws, seed)
         table[failure]["real"] = failed(
             [row for row in rows if row["decoding"] == "greedy"], rows, failure, "real", draws, seed
         )
@@ -238,6 +239,14 @@ def failed(own: Sequence[Row], rows: Sequence[Row], failure: str, side: str, dra
         "replies": len(every),
         "worst": next((i for i, row in enumerate(rows) if row is worst), None),
     }
+
+
+def beyond_real(own: Sequence[Row], failure: str, draws: int, seed: int) -> Numbers:
+    """How much more often the adapter shows a failure than the real lines do, on held-out turns alone."""
+    both = [row for row in own if row["source"] == "held_out" and row["adapter"] and row["real"]]
+    scenes = [row["scene"] for row in both]
+    rates = [Ratio(scenes, [saw(row[side], failure) for row in both], _ones(both)) for side in ("adapter", "real")]
+    return _as_numbers(interval([(1, rates[0]), (-1, rates[1])], draws, seed))
 
 
 def _severity(reply: Row, failure: str) -> tuple[int, int]:

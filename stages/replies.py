@@ -45,7 +45,7 @@ class Judge:
     def measure(self, text: str) -> Row:
         """Every figure of one reply, and the stretches that gave it."""
         seen = {name: detect(text) for name, detect in self.detectors.items()}
-        copied = self.training.longest(text)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         return {
             "text": text,
             "length": length(text),
@@ -53,8 +53,9 @@ class Judge:
             "filler_only": bool(filler_spans(text)),
             "repetition": round(repetition(text), 4),
             "swears_strongly": bool(swear_spans(text, self.swear_allow, "strong")),
-            "copied": copied,
-            "copied_whole": text.strip() in self.training_lines,
+            "copied": self.training.longest(text),
+            "copied_in_all": sum(map(self.training.longest, lines)),  # a turn joins lines that were apart
+            "copied_whole": bool(lines) and self.training_lines.issuperset(lines),
             "voice": round(self.voice.her_share([text])[0], 4) if self.voice else None,
             "seen": [{"metric": name, "start": a, "end": b} for name in seen for a, b in seen[name]],
         }

@@ -30,6 +30,7 @@ SECTIONS = ("extract", "filter", "denoise", "format", "train", "evaluate")
 RECEIPTS_SHOWN = 40
 REJECTS_SHOWN = 40
 CAST_SHOWN = 40
+LONGEST_DIFF = 400  # characters; the time that a comparison takes may grow with the cube of them
 LONGEST, BINS = 60, 20  # characters: the last bar of the lengths, and the bars
 
 Numbers = dict[str, Any]
@@ -200,10 +201,10 @@ def verdict(metrics: Numbers) -> str:
 
 def _fit(fit: Numbers | None, name: str) -> Label:
     """Whether the adapter fits the character better than the base, on the core turns."""
-    if fit is None:
+    if not fit or fit["low"] is None:
         return (
-            "No held-out turn is free of what cleaning would touch: whether the adapter fits better was not measured.",
-            "留出的台词没有一段是清洗规则都不碰的：适配器是否更贴近，没有量过。",
+            "Too few held-out scenes have turns that no cleaning touches: whether the adapter fits better is open.",
+            "有清洗规则不碰的台词的留出场景太少：适配器是否更贴近，尚不能判断。",
         )
     if fit["high"] < 0:
         gain, low, high = (f"{-fit[key]:.2f}" for key in ("estimate", "high", "low"))
@@ -240,21 +241,25 @@ def _own(difference: Numbers) -> Label:
 
 
 def _remaining(scorecard: Numbers) -> Label:
-    """The failures that are shown to be more frequent than in the real lines."""
-    worse = [name for name in FAILURES if _worse(scorecard[name]["greedy"]["adapter"], scorecard[name]["real"])]
-    if not worse:
-        return (
+    """The failures more frequent than in the real lines of the same turns, and those that a probe brings out."""
+    cards = {name: scorecard[name]["greedy"] for name in FAILURES}
+    english, chinese = _rates({n: c["adapter"]["held_out"] for n, c in cards.items() if _shown(c["beyond_real"])})
+    provoked = _rates({n: c["adapter"]["provoked"] for n, c in cards.items() if c["adapter"]["provoked"]})
+    common = (
+        (f"More frequent than in the real lines: {english}.", f"比真实台词常见：{chinese}。")
+        if english
+        else (
             "None of the six failures is shown to be more frequent than in the real lines.",
             "六种毛病都看不出比真实台词更常见。",
         )
-    rates = [percent(scorecard[name]["greedy"]["adapter"]["rate"]) for name in worse]
-    english = ", ".join(f"{FAILURES[name][0].lower()} ({rate})" for name, rate in zip(worse, rates, strict=True))
-    chinese = "、".join(f"{FAILURES[name][1]}（{rate}）" for name, rate in zip(worse, rates, strict=True))
-    return f"Still more frequent than in the real lines: {english}.", f"仍比真实台词常见：{chinese}。"
+    )
+    asked = (f" Asked about it, she shows {provoked[0]}.", f"被问到时：{provoked[1]}。") if provoked[0] else ("", "")
+    return common[0] + asked[0], common[1] + asked[1]
 
 
-def _worse(adapter: Numbers, real: Numbers) -> bool:
-    return None not in (adapter["low"], real["high"]) and adapter["low"] > real["high"]
+def _rates(rates: Mapping[str, float]) -> Label:
+    english = ", ".join(f"{FAILURES[name][0].lower()} ({percent(rate)})" for name, rate in rates.items())
+    return english, "、".join(f"{FAILURES[name][1]}（{percent(rate)}）" for name, rate in rates.items())
 
 
 def _shown(difference: Numbers | None) -> bool:
@@ -348,6 +353,8 @@ def _difference(found: Numbers, better: bool | None) -> str:
     if found.get("estimate") is None:
         return "–"
     low, high = found["low"], found["high"]
+    if low is None:
+        return number(found["estimate"], "+")
     sign = 0 if low <= 0 <= high else 1 if low > 0 else -1
     tone = "" if not sign or better is None else "good" if (sign > 0) == better else "bad"
     estimate = number(found["estimate"], "+")
@@ -388,7 +395,7 @@ def learning(frame: pandas.DataFrame) -> str:
     lines = [
         (both("train loss, by step", "训练损失（按步）"), frame["step"], frame["train_loss"]),
         (
-            both("validation, bits per character, by step", "验证集每字比特数（按步）"),
+            both("validation, bits per character with the end token, by step", "验证集每字比特数，含结束符（按步）"),
             frame["step"],
             frame["validation_bits_per_character"],
         ),
@@ -540,6 +547,8 @@ def diff(receipt: Row) -> str:
     before, after = receipt["before"], receipt["after"]
     if after is None:
         return f"<del>{escape(before)}</del>"
+    if len(before) > LONGEST_DIFF:
+        return f"<del>{escape(before)}</del><ins>{escape(after)}</ins>"
     out = []
     for tag, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if tag == "equal":

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.stats import wasserstein_distance
 
 from stages import metrics
 from stages.failures import FAILURES, make_detectors
-from stages.intervals import Ratio, holm, interval, mcnemar, ratio
+from stages.intervals import Ratio, holm, interval, mcnemar, ratio, share_below
 from stages.languages import drift_spans, home, japanese_only, shares, traditional_only, traditional_share
 from stages.memorisation import SuffixAutomaton
 from stages.probes import asserted, compile_pattern, contradictions, judge, read_probe
@@ -610,8 +611,20 @@ def test_the_interval_of_a_mean_is_the_textbook_one():
 def test_turns_of_one_scene_are_drawn_together():
     values = [0.0, 1.0] * 20
     by_turn = interval([(1, Ratio(range(40), values, [1] * 40))], 2000, 0)
-    alike = interval([(1, Ratio([i % 2 for i in range(40)], values, [1] * 40))], 2000, 0)
+    alike = interval([(1, Ratio([i % 8 for i in range(40)], values, [1] * 40))], 2000, 0)
     assert alike.high - alike.low > 2 * (by_turn.high - by_turn.low)
+
+
+def test_few_scenes_are_judged_as_students_t_asks_and_fewer_than_six_not_at_all():
+    assert [round(share_below(count), 4) for count in (6, 15, 400)] == [0.0024, 0.0132, 0.0245]
+    rng, missed = np.random.default_rng(0), Counter()
+    for count in (6, 15):
+        for _ in range(300):
+            found = interval([(1, Ratio(range(count), rng.normal(size=count).tolist(), [1] * count))], 1000, 0)
+            missed[count] += not found.low <= 0 <= found.high
+    assert missed[6] < 33 and missed[15] < 20, "plain percentiles miss 0 in 42 and in 26 of 300"
+    five = interval([(1, Ratio(range(5), [-1.0] * 5, [1] * 5))], 500, 0)
+    assert five == (-1.0, None, None, None), "five agree by chance in one case of sixteen"
 
 
 def test_a_model_against_itself_shows_no_difference():

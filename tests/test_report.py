@@ -31,7 +31,8 @@ def reply(text: str, *seen: tuple[str, int, int]) -> dict:
 
 @pytest.fixture
 def reports() -> dict:
-    cells = {"greedy": {"base": cell(0.5), "adapter": cell(0.2, 0)}, "chat": {"adapter": cell(0.0)}, "real": cell(0.0)}
+    greedy = {"base": cell(0.5), "adapter": cell(0.2, 0), "beyond_real": difference(0.1, 0.3)}
+    cells = {"greedy": greedy, "chat": {"adapter": cell(0.0)}, "real": cell(0.0)}
     side = {"bits_per_character": 5.0, "probes_passed_role": 0.5}
     metrics = {
         "scorecard": {name: cells for name in ("swearing", "weapon", "language", "hardware", "filler", "role")},
@@ -121,19 +122,30 @@ def test_the_verdict_says_whether_the_base_hears_the_context_as_well(reports):
     assert "the context is heard, more than by the base." in verdict(metrics)
 
 
-def test_the_verdict_without_a_core_turn_says_that_the_fit_was_not_measured(reports):
-    del reports["metrics"]["difference"]["bits_per_character_core"]
+@pytest.mark.parametrize("found", [None, {}, {"estimate": -1.0, "low": None, "high": None, "detectable": None}])
+def test_the_verdict_on_too_few_core_turns_says_that_the_fit_is_open(reports, found):
+    reports["metrics"]["difference"]["bits_per_character_core"] = found
     html = page(reports, TEMPLATE)
-    assert "whether the adapter fits better was not measured." in html and "适配器是否更贴近，没有量过。" in html
+    assert "whether the adapter fits better is open." in html and "适配器是否更贴近，尚不能判断。" in html
     assert "fits 亚托莉 better" not in html
 
 
 def test_the_verdict_names_the_failures_that_remain(reports):
     metrics = reports["metrics"]
-    assert "Still more frequent than in the real lines: swearing (20 %), " in verdict(metrics)
+    assert "More frequent than in the real lines: swearing (20 %), " in verdict(metrics)
     for name, cells in metrics["scorecard"].items():
-        metrics["scorecard"][name] = {**cells, "greedy": {"base": cell(0.5), "adapter": {**cell(0.2), "low": 0.0}}}
+        metrics["scorecard"][name] = {**cells, "greedy": {**cells["greedy"], "beyond_real": difference(0.0, 0.3)}}
     assert "None of the six failures is shown to be more frequent" in verdict(metrics)
+    assert "Asked about it" not in verdict(metrics)
+
+
+def test_a_failure_that_only_a_probe_brings_out_is_not_held_against_the_real_lines(reports):
+    cells = reports["metrics"]["scorecard"]["weapon"]
+    asked = {**cell(0.23), "held_out": 0.0, "provoked": 1.0}
+    own = {"base": cell(0.0), "adapter": asked, "beyond_real": difference(0.0, 0.0)}
+    reports["metrics"]["scorecard"] |= {name: {**cells, "greedy": own} for name in ("weapon",)}
+    said = verdict(reports["metrics"])
+    assert "“a weapon” (23 %)" not in said and "Asked about it, she shows “a weapon” (100 %)." in said
 
 
 def test_what_a_metric_saw_is_highlighted_with_its_name():
@@ -143,6 +155,11 @@ def test_what_a_metric_saw_is_highlighted_with_its_name():
 def test_a_receipt_shows_what_went_and_what_came():
     assert diff({"before": "嗯······", "after": "嗯……"}) == "嗯<del>······</del><ins>……</ins>"
     assert diff({"before": "<br>", "after": None}) == "<del>&lt;br&gt;</del>"
+
+
+def test_a_long_receipt_is_shown_whole_for_comparing_it_may_take_hours():
+    before = "早," * 400
+    assert diff({"before": before, "after": "晚"}) == f"<del>{before}</del><ins>晚</ins>"
 
 
 def test_the_worst_reply_is_quoted_with_its_prompt(reports):
