@@ -12,9 +12,9 @@ from typing import Any
 
 from stages.cli import run
 from stages.conversation import neutralise
-from stages.lore import hold_out, inside, load_yaml, lore_dialogues, read_lore, read_text
+from stages.lore import hold_out, inside, lore_dialogues, read_lore
 from stages.messages import Card, Message, to_messages
-from stages.params import leads, load_params
+from stages.params import leads, load_params, load_yaml, read_text
 from stages.persona import language, make_persona
 from stages.probes import contradictions, read_probe
 from stages.records import (
@@ -38,6 +38,7 @@ LATIN = "[A-Za-zÀ-ɏḀ-ỿ]"
 PRONOUNS = ("i", "me", "you", "わたし", "あたし", "ぼく", "おれ")
 PROBE_KEYS = ("id", "kind", "ask", "expect", "claim", "forbid", "right", "wrong", "user_name")
 PROBE_DEFAULTS = {"forbid": [], "right": None, "wrong": [], "user_name": None}
+LONGEST_ERROR = 1000  # characters of what is wrong with a probe, which may hold all of it
 PLACE = re.compile(r"[{｛]+\s*(?:user|char|character)\s*[}｝]+", re.IGNORECASE)  # as written for other tools too
 
 
@@ -177,7 +178,7 @@ def probe_document(path: Path) -> dict[str, Any]:
 def probe(entry: Any, path: Path, card: Card) -> dict[str, Any]:
     """One probe with its defaults, as evaluate will read it; `{character}` in it becomes her name."""
     if not isinstance(entry, dict):
-        raise InputError(f"{path}: expected a probe, that is the keys {', '.join(PROBE_KEYS)}, got {entry!r}")
+        raise InputError(f"{path}: expected a probe, that is the keys {', '.join(PROBE_KEYS)}, got {str(entry)[:60]}")
     row, where = {**PROBE_DEFAULTS, **entry}, f"{path}: probe {entry.get('id')!r}"
     check_keys(where, row)
     check_places(where, str(entry), "{character}")
@@ -185,7 +186,7 @@ def probe(entry: Any, path: Path, card: Card) -> dict[str, Any]:
     try:
         doubted = contradictions(read_probe(row))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {str(error)[:LONGEST_ERROR]}") from error
     for answer in doubted:
         verdict = "fail" if answer == row["right"] else "pass"
         print(f"format: {path}: probe {row['id']!r}: by its own patterns {answer!r} would {verdict}")

@@ -8,22 +8,21 @@ PHRASINGS is the growing point: a pattern on the fact's key, and how one asks fo
 """
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mwparserfromhell
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from stages.params import load_yaml, read_text
 from stages.records import Dialogue, InputError, Piece, Turn
 
 GRAM = 4
 REPEATED = 0.8  # of a held-out line's 4-grams in an answer, or of the answer's in the line: it gives the line away
 SHORTEST_LEAK = 6  # characters; shorter ones (好的！) give nothing away
+SHOWN = 60  # characters of an entry that is refused
 LONGEST_ANSWER = 90  # characters of prose
 MARKS = re.compile(r"[\W_]+")
 META = re.compile(
@@ -64,39 +63,11 @@ Item = Fact | Passage | Answers
 # --- pages
 
 
-def read_text(path: Path) -> str:
-    """A file that a person wrote in UTF-8, with or without a byte order mark."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{path}: expected UTF-8, got the byte {error.object[error.start]:#04x} in line {line}\n"
-            f"hint: save it as UTF-8, or, if it was written in GB18030: {recoded(path)}"
-        ) from error
-
-
 def inside(work: Path, path: Path) -> Path:
     """The path; InputError where it is a link out of the work's folder: no data set shall tell what lies there."""
     if not path.resolve().is_relative_to(work.resolve()):
-        raise InputError(
-            f"{path}: expected a file inside {work}, got a link out of it\nhint: put the file itself there"
-        )
+        raise InputError(f"{path}: expected a file inside {work}, got a link out of it\nhint: copy the file there")
     return path
-
-
-def recoded(path: Path) -> str:
-    """The command that makes a GB18030 file UTF-8; it cannot write the file that it reads."""
-    name, new = shlex.quote(str(path)), shlex.quote(f"{path}.new")
-    return f"iconv -f gb18030 -t utf-8 {name} > {new} && mv {new} {name}"
-
-
-def load_yaml(path: Path) -> Any:
-    """A YAML file, read safely."""
-    try:
-        return YAML(typ="safe", pure=True).load(read_text(path))
-    except YAMLError as error:
-        raise InputError(f"{path}: expected YAML, got {error}") from error
 
 
 def read_lore(folder: Path) -> Iterator[Item]:
@@ -114,12 +85,14 @@ def read_answers(path: Path) -> Iterator[Item]:
     """Hand-written questions and answers."""
     entries = load_yaml(path) or []
     if not isinstance(entries, list):
-        raise InputError(f"{path}: expected a list of `ask` and `answer`, got {entries!r}")
+        raise InputError(f"{path}: expected a list of `ask` and `answer`, got {str(entries)[:SHOWN]}")
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or set(entry) != {"ask", "answer"} or not isinstance(entry["ask"], list):
-            raise InputError(f"{path}: entry {number}: expected `ask` (a list) and `answer`, got {entry!r}")
+            raise InputError(f"{path}: entry {number}: expected `ask` (a list) and `answer`, got {str(entry)[:SHOWN]}")
         if not all(isinstance(text, str) for text in (*entry["ask"], entry["answer"])):
-            raise InputError(f"{path}: entry {number}: expected texts, got {entry!r}\nhint: quotes around a number")
+            raise InputError(
+                f"{path}: entry {number}: expected texts, got {str(entry)[:SHOWN]}\nhint: quotes around a number"
+            )
         yield Answers(f"{path.name}#{number}", entry["ask"], [entry["answer"]])
 
 

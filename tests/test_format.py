@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stages.format import FormatParams, check, make_card, read_persona, read_probes, rows, with_lore, with_user_name
-from stages.lore import read_text
 from stages.messages import Card, to_messages
+from stages.params import read_text
 from stages.persona import language, telling_lines
 from stages.records import Dialogue, InputError, Piece, Turn
 
@@ -236,6 +236,14 @@ def test_probes_that_evaluate_could_not_ask_are_refused_before_the_training(tmp_
     with pytest.raises(InputError) as error:
         read_probes(tmp_path, CARD)
     assert str(error.value).startswith(f"{path}: ") and reason in str(error.value)
+
+
+def test_a_long_probe_is_refused_in_a_short_message(tmp_path):
+    document = {"probes": [{**PROBE, "ask": [["x" * 10_000, 7]]}]}
+    (tmp_path / "probes.yaml").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_probes(tmp_path, CARD)
+    assert "`ask`: expected" in str(error.value) and len(str(error.value)) < 2000
 
 
 def test_a_good_probe_of_texts_and_talks_is_taken_as_it_is(tmp_path):

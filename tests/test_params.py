@@ -29,7 +29,11 @@ def test_values_are_read_as_yaml_1_2(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("toy:\n  rate: 1.0\n  name: a\n", "`toy` lacks the key `limit`\nhint: add `  limit: "),
+        (
+            "toy:\n  rate: 1.0\n",
+            "`toy` lacks `limit`, `name`\nhint: keep the other lines of the section, or `git",
+        ),
+        ("toy:\n  rate: 1.0\n  name: a\n", "to add: `  limit: <int | None>`"),
         (
             "toy:\n  rate: 1.0\n  name: a\n  limit: 1\n  rat: 2\n",
             "unknown key `rat`\nhint: expected rate",
@@ -40,12 +44,31 @@ def test_values_are_read_as_yaml_1_2(tmp_path):
         ("toy:\n  rate: true\n  name: a\n  limit: 1\n", "`toy.rate`: expected float, got True"),
         ("other: 1\n", "expected a section `toy:`"),
         ("toy: [\n", "expected YAML 1.2"),
+        ("- toy\n", "expected a section `toy:`, got list"),
+        ("toy\n", "expected a section `toy:`, got str"),
+        ("toy:\n  rate: 2024-99-99\n", "expected YAML 1.2, got month must be"),
+        ("toy:\n  rate: " + "9" * 5000, "expected YAML 1.2, got Exceeds the limit"),
     ],
 )
 def test_a_wrong_file_is_refused_with_section_and_key(tmp_path, text, reason):
     with pytest.raises(InputError) as error:
         load_params("toy", ToyParams, write(tmp_path, text))
     assert reason in str(error.value)
+
+
+def test_aliases_that_repeat_without_bound_are_refused(tmp_path):
+    levels = (f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30))  # 10 to the 30th of them
+    path = write(tmp_path, "a0: &a0 [x]\n" + "".join(levels))
+    with pytest.raises(InputError, match=r"expected at most \d+ characters, got more by its aliases"):
+        load_params("toy", ToyParams, path)
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16"])
+def test_a_file_in_another_encoding_is_refused_with_the_cure(tmp_path, encoding):
+    path = tmp_path / "params.yaml"
+    path.write_bytes("toy:\n  name: 夏生\n".encode(encoding))
+    with pytest.raises(InputError, match=r"params\.yaml: expected UTF-8, got the byte 0x.. in line .\nhint: save it"):
+        load_params("toy", ToyParams, path)
 
 
 def test_a_missing_file_says_where_to_run(tmp_path):
