@@ -30,6 +30,8 @@ from stages.inference import (
 from stages.records import InputError
 
 WAITING = 64  # conversations; more than these are sent away rather than left to time out
+CHARACTERS_A_TOKEN = 16  # more than tokens of any text hold on average
+TOO_LONG = f"expected at most {CONTEXT_TOKENS} tokens in persona and last message, got {{}}"
 LINGER = 0.02  # seconds that a batch waits for others who ask at the same moment
 
 
@@ -102,7 +104,7 @@ class Engine:
         """Her reply in pieces, then its Ending. To stop it, close the iterator."""
         prompt = await asyncio.to_thread(encode_prompt, self.character.tokenizer, recent(ask.messages))
         if len(prompt) > CONTEXT_TOKENS:
-            raise InputError(f"expected at most {CONTEXT_TOKENS} tokens in persona and last message, got {len(prompt)}")
+            raise InputError(TOO_LONG.format(len(prompt)))
         job = Job(ask, prompt, addressing(self.character, ask.user_name), asyncio.get_running_loop())
         self._queue(job)
         try:
@@ -159,8 +161,21 @@ class Engine:
 
 
 def recent(messages: list[Message]) -> list[Message]:
-    """The system turn and the last messages that could be remembered: none takes less than a token."""
-    return messages if len(messages) <= CONTEXT_TOKENS else [messages[0], *messages[-CONTEXT_TOKENS:]]
+    """The system turn and the last messages that could be remembered; reading more would keep all others waiting.
+
+    Raises InputError where the system turn and the last message alone are too much.
+    """
+    system, *others = messages
+    kept: list[Message] = []
+    size = len(system["content"])
+    for message in reversed(others):
+        size += max(CHARACTERS_A_TOKEN, len(message["content"]))  # its marks alone are a token or more
+        if kept and size > CHARACTERS_A_TOKEN * CONTEXT_TOKENS:
+            break
+        kept.append(message)
+    if len(kept) == 1 and size > CHARACTERS_A_TOKEN * CONTEXT_TOKENS:
+        raise InputError(TOO_LONG.format(f"{size} characters"))
+    return [system, *reversed(kept)]
 
 
 def fits(job: Job, batch: Sequence[Job]) -> bool:

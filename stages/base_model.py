@@ -97,6 +97,11 @@ def load_base(
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every length, so at every token of a reply
     number, placement = find_dtype(dtype, device), _placement(device, shards)
     folder = find_folder(name, revision=revision)
+    if shards > 1 and _is_baichuan(folder):
+        raise InputError(
+            f"{name}: a Baichuan model cannot be shared out: its W_pack would be cut across queries, keys and values\n"
+            "hint: TRAIN_SHARD=0, with `train.quantize: nf4` or gradient checkpointing if a card is too small"
+        )
     tokenizer = _tokenizer(name, folder)
 
     def read(number: torch.dtype | str) -> PreTrainedModel:

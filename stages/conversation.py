@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateRuntimeError
 
 from stages.records import InputError
 
@@ -267,9 +267,12 @@ def _without_system(_tokenizer: Any, turns: list[Message]) -> list[Message]:
 
 
 def _apply(tokenizer: Any, turns: list[Message], add_generation_prompt: bool) -> str:
-    return tokenizer.apply_chat_template(
-        bare(turns), tokenize=False, add_generation_prompt=add_generation_prompt, **OPTIONS
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            bare(turns), tokenize=False, add_generation_prompt=add_generation_prompt, **OPTIONS
+        )
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # of the template's own code
+        raise TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def _tokenize(tokenizer: Any, text: str) -> list[int]:

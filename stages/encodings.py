@@ -7,8 +7,9 @@ UTF-16 by its zero bytes, then a vote of the whole folder, and a check of the re
 import codecs
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import ftfy
@@ -225,12 +226,17 @@ def _bad_bytes(data: bytes, encoding: str) -> tuple[BadByte, ...]:
 
     codecs.register_error("stages.note", note)
     data.decode(encoding, "stages.note")
-    return tuple(BadByte(offset, _line_at(data[:offset], encoding)) for offset in places[: 2 + len(data) // TOLERATED])
+    shown = places[: 2 + len(data) // TOLERATED]
+    return tuple(map(BadByte, shown, _lines_at(data, shown, encoding)))
 
 
-def _line_at(before: bytes, encoding: str) -> int:
-    text = before.decode(encoding, "replace")
-    return 1 + text.count("\n") + len(re.findall("\r(?!\n)", text))
+def _lines_at(data: bytes, places: list[int], encoding: str) -> Iterator[int]:
+    """The line of each place; what stands between two of them is read once."""
+    decoder, line = codecs.getincrementaldecoder(encoding)("replace"), 1
+    for start, end in pairwise((0, *places)):
+        text = decoder.decode(data[start:end])
+        line += text.count("\n") + len(re.findall("\r(?!\n)", text))
+        yield line
 
 
 def _undecodable(name: str, encoding: str, first: BadByte) -> str:

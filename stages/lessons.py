@@ -1,6 +1,5 @@
 """processed/dataset/<split>.jsonl -> Lessons: what one split teaches, as token ids with labels."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import datasets
 
 from stages.conversation import label_ids, split_long
 from stages.packed import IGNORE, Sample
-from stages.records import InputError
+from stages.records import InputError, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,8 @@ def read_lessons(path: Path, tokenizer: Any, max_length: int) -> Lessons:
 
 
 def _read(path: Path) -> list[list[dict[str, Any]]]:
-    if not path.stat().st_size:
-        return []
-    with tempfile.TemporaryDirectory() as cache:
-        rows = datasets.Dataset.from_json(str(path), cache_dir=cache, keep_in_memory=True)
-        return [row["messages"] for row in rows]
+    # Not from_json: it takes the path for a pattern, in which [ and * are no letters of a folder's name.
+    return [row["messages"] for row in datasets.Dataset.from_list(list(read_jsonl(path)))]
 
 
 def fill(samples: Sequence[Sample], batch_size: int) -> list[Sample]:

@@ -89,6 +89,12 @@ def greedy(model, ids, **others):
 # --- the model
 
 
+def test_a_baichuan_model_is_never_cut_over_processes(checkpoints):
+    folder, _ = next(iter(checkpoints.values()))
+    with pytest.raises(InputError, match="W_pack would be cut across queries, keys and values"):
+        load_base(str(folder), dtype="fp32", shards=2)
+
+
 def test_logits_are_those_of_the_reference(case, checkpoints):
     folder, weights = checkpoints[case.name]
     model, _ = load_base(str(folder), dtype="fp32")

@@ -1,5 +1,6 @@
 """Conversations as tokens: nothing said becomes a control token, every reply is learnt once, nothing is cut."""
 
+import copy
 import subprocess
 import sys
 
@@ -107,6 +108,14 @@ def test_the_ids_are_those_of_the_rendered_text(tokenizer):
     assert "你是亚托莉。" in text and "答1" in text
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert ids == encode(tokenizer, dialogue(2), add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("code", ["{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{{ messages.none.role }}"])
+def test_a_template_that_fails_in_its_own_code_is_told_as_one_that_refuses(tokenizer, code):
+    broken = copy.deepcopy(tokenizer)
+    broken.chat_template = code
+    with pytest.raises(InputError, match=r"the chat template refuses this conversation: .*(zero|concatenate|none)"):
+        encode(broken, dialogue(1), add_generation_prompt=True)
 
 
 # --- labels

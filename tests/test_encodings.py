@@ -113,6 +113,13 @@ def test_one_bad_byte_is_located_and_loses_nothing_else() -> None:
     assert found.text.replace("\ufffd", "") == CHINESE
 
 
+def test_each_of_many_bad_bytes_stands_in_its_line_whatever_ends_the_lines() -> None:
+    lines = [f"夏生：第{number}句。".encode() + b"\xff" * (number % 200 == 0) for number in range(1, 601)]
+    for end in (b"\n", b"\r\n", b"\r"):
+        found = decode("a.txt", end.join(lines))
+        assert [bad.line for bad in found.bad_bytes] == [200, 400, 600]
+
+
 def test_one_bad_byte_in_utf8_does_not_change_the_encoding() -> None:
     found = decode("a.txt", CHINESE.encode() + b"\xff\n")
     assert (found.encoding, len(found.bad_bytes)) == ("utf-8", 1)

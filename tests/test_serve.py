@@ -501,10 +501,18 @@ def test_of_endless_rounds_only_those_are_read_that_could_be_remembered(engine):
     rounds = [{"role": role, "content": "嗯。"} for _ in range(5000) for role in ("user", "assistant")]
     system, last = question("你是谁？").messages
     kept = recent([system, *rounds, last])
-    assert len(kept) == 2049 and (kept[0], kept[-1]) == (system, last)
+    assert len(kept) < 2049 and (kept[0], kept[-1]) == (system, last)
     assert encode_prompt(engine.character.tokenizer, kept) == encode_prompt(
         engine.character.tokenizer, [system, *rounds[-4000:], last]
     )
+
+
+def test_of_long_rounds_no_more_is_read_than_could_be_remembered_and_a_longer_question_is_refused():
+    system, last = question("你是谁？").messages
+    long = {"role": "user", "content": "<" * 20_000}
+    assert recent([system, long, long, last]) == [system, long, last]
+    with pytest.raises(InputError, match="2048 tokens in persona and last message, got 4.* characters"):
+        recent([system, {**long, "content": "<" * 40_000}])
 
 
 def test_a_failing_batch_is_told_and_the_next_one_answered(engine):

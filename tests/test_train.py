@@ -210,6 +210,14 @@ def test_accumulation_changes_the_result_by_rounding_alone(work, params, tmp_pat
     assert one == pytest.approx(four, rel=0.01), "the scale of the loss, to which Adam is blind"
 
 
+def test_a_folder_s_name_is_no_pattern(work, tmp_path):
+    lessons = read_lessons(work / "dataset" / "train.jsonl", make_tokenizer(), 2048)
+    for name in ("[汉化] atri", "a*b", "a::b", "a?b"):
+        shutil.copytree(work / "dataset", tmp_path / name)
+        (tmp_path / "a-b").mkdir(exist_ok=True)
+        assert read_lessons(tmp_path / name / "train.jsonl", make_tokenizer(), 2048) == lessons
+
+
 def test_the_first_loss_is_that_of_the_base(work, params, tmp_path):
     run(work, replace(params, batch_size=21), tmp_path)  # the whole split at once, before anything is learned
     base, tokenizer = load_base(str(work / "base"))
