@@ -5,9 +5,10 @@ import zipfile
 
 import docx
 import pytest
+from docx.table import _Cell
 
 from stages.formats import Options
-from stages.formats.docx import BREAK, document_text, read
+from stages.formats.docx import BREAK, COLUMNS, document_text, read
 from stages.records import InputError
 
 OPTIONS = Options({}, "", "", frozenset())
@@ -86,6 +87,53 @@ def test_a_table_of_three_columns_without_a_header_is_read_by_what_they_hold() -
     assert [(m.speaker, m.text) for m in read(document_text("a.docx", document(table=rows)), OPTIONS)] == [
         row[1:] for row in rows
     ]
+
+
+def merged(rows: int, first: tuple[int, int], last: tuple[int, int], *texts: str) -> bytes:
+    """A Word file with a table of three columns, the texts in each row, some cells of it merged."""
+    made = docx.Document()
+    table = made.add_table(rows=rows, cols=3)
+    for row in table.rows:
+        for tc, text in zip(row._tr.tc_lst, texts, strict=True):
+            _Cell(tc, table).text = text
+    table.cell(*first).merge(table.cell(*last)).text = "第一幕"
+    out = io.BytesIO()
+    made.save(out)
+    return out.getvalue()
+
+
+def test_a_cell_merged_over_rows_holds_for_each_however_many() -> None:
+    rows = 40
+    text = document_text("a.docx", merged(rows, (0, 0), (rows - 1, 0), "", "夏生", "早。"))
+    assert text == "\f" + BREAK.join(["第一幕\t夏生\t早。"] * rows)
+
+
+def test_a_cell_merged_over_columns_is_read_once_and_keeps_the_columns() -> None:
+    text = document_text("a.docx", merged(2, (0, 0), (0, 1), "序", "夏生", "早。"))
+    assert text == f"\f第一幕\t\t早。{BREAK}序\t夏生\t早。"
+
+
+TALL = (
+    '<w:tr><w:tc><w:tcPr><w:vMerge w:val="restart"/></w:tcPr><w:p><w:r><w:t>夏生</w:t></w:r></w:p></w:tc></w:tr>'
+    + "<w:tr><w:tc><w:tcPr><w:vMerge/></w:tcPr><w:p/></w:tc></w:tr>" * 5000
+)
+WIDE = '<w:tr><w:tc><w:tcPr><w:gridSpan w:val="1000000000"/></w:tcPr><w:p/></w:tc></w:tr>'
+
+
+@pytest.mark.parametrize(("rows", "breaks", "tabs"), [(TALL, 5000, 0), (WIDE, 0, COLUMNS - 1)])
+def test_a_table_with_cells_merged_without_bound_is_read(rows: str, breaks: int, tabs: int) -> None:
+    space = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+    body = f'<w:document xmlns:w="{space}"><w:body><w:tbl>{rows}</w:tbl></w:body></w:document>'
+    text = document_text("a.docx", repacked(document(""), "word/document.xml", body.encode()))
+    assert (text.count(BREAK), text.count("\t")) == (breaks, tabs)
+
+
+def test_a_table_that_is_nonsense_is_refused() -> None:
+    data = document(table=[("夏生", "早。")])
+    with zipfile.ZipFile(io.BytesIO(data)) as parts:
+        body = parts.read("word/document.xml").replace(b"<w:tcPr>", b'<w:tcPr><w:gridSpan w:val="many"/>')
+    with pytest.raises(InputError, match=r"a\.docx: expected a Word document"):
+        document_text("a.docx", repacked(data, "word/document.xml", body))
 
 
 def test_a_novel_in_word_is_read_as_prose() -> None:

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import docx
-from docx.table import Table
+from docx.document import Document
+from docx.exceptions import PythonDocxError
+from docx.table import Table, _Cell
 from lxml.etree import LxmlError
 
 from stages.formats import csv, prose, text
@@ -18,6 +20,8 @@ from stages.formats.message import Format, Message, Options, Reject
 from stages.records import InputError
 
 UNPACKED = 512 << 20  # bytes; the longest scripts take 20 MB
+COLUMNS = 63  # of a table, as many as Word makes
+LONGEST_MERGED = 200  # characters; a longer cell over many rows is no name or scene, and is said once
 BREAK = "\v"  # a line break inside a paragraph, between the paragraphs' newlines; also between the rows of a table
 TABLE = "\f"  # where a table begins
 
@@ -26,19 +30,45 @@ def document_text(name: str, data: bytes) -> str:
     """The paragraphs of a document, one a line; `name` is for the messages."""
     _check(name, data)
     try:
-        document = docx.Document(io.BytesIO(data))
-    except (ValueError, KeyError, LxmlError, zipfile.BadZipFile, NotImplementedError) as error:
+        return "\n".join(_paragraphs(docx.Document(io.BytesIO(data))))
+    except (
+        ValueError,
+        KeyError,
+        RecursionError,
+        LxmlError,
+        PythonDocxError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:
         raise InputError(
             f"{name}: expected a Word document, got {error}\nhint: open it in Word, save it as .docx"
         ) from error
+
+
+def _paragraphs(document: Document) -> list[str]:
     paragraphs: list[str] = []
     for block in document.iter_inner_content():
         if isinstance(block, Table):
-            rows = ("\t".join(" ".join(cell.text.split()) for cell in row.cells) for row in block.rows)
+            rows = map("\t".join, _rows(block))
             paragraphs[-1:] = ["".join((*paragraphs[-1:], TABLE, BREAK.join(rows)))]
         else:
             paragraphs.append(block.text.replace("\r", "").replace("\n", BREAK))
-    return "\n".join(paragraphs)
+    return paragraphs
+
+
+def _rows(table: Table) -> Iterator[list[str]]:
+    """The texts of each row, a place for each column: a cell over columns fills the first, over rows all of them."""
+    above: dict[int, str] = {}  # column -> what a cell over rows says
+    for row in table.rows:
+        texts, before = [], row.grid_cols_before
+        for tc in row._tr.tc_lst:  # not row.cells: it climbs up to the first row of a merged cell from each of them
+            text, column = " ".join(_Cell(tc, table).text.split()), before + len(texts)
+            if tc.vMerge == "continue":
+                text = above.get(column, "")
+            else:
+                above[column] = text if len(text) <= LONGEST_MERGED else ""
+            texts += [text, *[""] * (min(tc.grid_span, COLUMNS) - 1)]
+        yield texts
 
 
 def _check(name: str, data: bytes) -> None:
