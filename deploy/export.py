@@ -20,7 +20,7 @@ from stages.cli import run
 from stages.lore import Item, read_lore
 from stages.params import PARAMS, read_section
 from stages.records import InputError, read_jsonl
-from stages.settings import CARD, TEMPLATE
+from stages.settings import CARD, CONFIG, TEMPLATE
 from stages.trust import check_adapter, read_object
 
 if TYPE_CHECKING:
@@ -104,6 +104,19 @@ def make_gguf(adapter: Path, out: Path) -> "tuple[Path, Character]":
     return file, character
 
 
+def check_out(target: str, adapter: Path, out: Path) -> None:
+    """Refuse an adapter's folder or one in it, which an export would spoil; wpack's own may be made anew."""
+    place = out.resolve()
+    spoilt = {folder for folder in (place, *place.parents) if (folder / CONFIG).is_file()}
+    if target == "wpack" and place in spoilt and "W_pack" in read_object(place / CONFIG)["target_modules"]:
+        spoilt.remove(place)
+    for folder in spoilt | ({place} & {adapter.resolve()}):
+        raise InputError(
+            f"--out: expected a folder apart from every adapter, got {out}: {folder} holds one\n"
+            "hint: leave --out away, or name a new folder"
+        )
+
+
 def work_lore() -> list[Item]:
     """The lore of the work in params.yaml; none outside of a repository."""
     if not PARAMS.is_file():
@@ -131,8 +144,9 @@ def main() -> None:
     parser.add_argument("adapter", nargs="?", default=DEFAULT, help="a folder, or the name of an experiment")
     parser.add_argument("--out", type=Path, help="default: exports/TARGET")
     options = parser.parse_args()
-    out = options.out or EXPORTS / options.target
-    print(f"export: {TARGETS[options.target](find_adapter(options.adapter), out)}")
+    adapter, out = find_adapter(options.adapter), options.out or EXPORTS / options.target
+    check_out(options.target, adapter, out)
+    print(f"export: {TARGETS[options.target](adapter, out)}")
 
 
 if __name__ == "__main__":

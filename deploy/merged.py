@@ -18,6 +18,7 @@ from stages.baichuan import BaichuanForCausalLM, read_config
 from stages.base_model import find_folder
 from stages.conversation import stop_ids
 from stages.inference import Character, load_character
+from stages.records import InputError
 from stages.settings import CARD, TEMPLATE
 
 
@@ -25,8 +26,10 @@ def merge(folder: Path, target: Path) -> Character:
     """Write the merged model to `target` and return it, as a character without an adapter."""
     character = load_character(folder, whole=True)
     card = character.card
-    model = character.model.merge_and_unload()
     base = find_folder(card["base_model"], revision=card["revision"])
+    if base.resolve() == target.resolve():
+        raise InputError(f"{target}: expected another folder than that of the base model\nhint: --out FOLDER")
+    model = character.model.merge_and_unload()
     model.to(stored_dtype(model, base))
     forget_code(model.config, character.tokenizer)
     target.mkdir(parents=True, exist_ok=True)

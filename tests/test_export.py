@@ -571,6 +571,45 @@ def test_the_command_explains_every_target():
     assert deploy.export.__doc__ and [name for name in TARGETS if f"\n{name} " not in deploy.export.__doc__] == []
 
 
+def run_export(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["export", *map(str, words)])
+    deploy.export.main()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("out", ["adapter", "link", "another", "adapter/export"])
+def test_no_export_is_written_into_an_adapter_s_folder(target, out, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("adapter", "another"):
+        shutil.copytree(folder / "adapter", name)
+    Path("link").symlink_to("adapter")
+    before = contents(Path("adapter"))
+    with pytest.raises(InputError, match=r"--out: expected a folder apart from every adapter, got .* holds one"):
+        run_export(monkeypatch, target, "adapter", "--out", out)
+    assert contents(Path("adapter")) == contents(Path("another")) == before
+
+
+def test_the_fused_adapter_is_made_anew_where_it_was_but_not_from_itself(baichuan2, monkeypatch):
+    for _ in range(2):
+        run_export(monkeypatch, "wpack", "adapter")
+    assert read_object(Path("exports/wpack/adapter_config.json"))["target_modules"] == ["W_pack"]
+    with pytest.raises(InputError, match="--out: expected a folder apart from every adapter"):
+        run_export(monkeypatch, "wpack", "exports/wpack")
+    with pytest.raises(InputError, match="--out: expected a folder apart from every adapter"):
+        run_export(monkeypatch, "card", "adapter", "--out", "exports/wpack")
+
+
+def test_a_model_is_not_merged_into_its_own_base(folder):
+    before = contents(folder / "base")
+    with pytest.raises(InputError, match="base: expected another folder than that of the base model"):
+        merge(folder / "adapter", folder / "base")
+    assert contents(folder / "base") == before
+
+
 # --- llama.cpp
 
 
