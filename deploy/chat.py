@@ -4,9 +4,11 @@ Streams her replies; /reset begins anew, /name NAME tells her another name, /qui
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 
 from deploy.adapters import DEFAULT, find_adapter
 from stages.cli import run
@@ -15,6 +17,7 @@ from stages.conversation import fill_persona
 Message = dict[str, str]
 Reply = Callable[[list[Message]], Iterator[str]]
 HELP = "/reset begins anew, /name NAME tells her your name, /quit leaves"
+STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal: its title, its colours, the clipboard
 
 
 @dataclass
@@ -60,7 +63,9 @@ def answer(talk: Talk, text: str, reply: Reply) -> Iterator[str]:
 
 
 def converse(talk: Talk, character: str, reply: Reply) -> None:
-    """Read lines until the end of input or /quit."""
+    """Read lines until the end of input or /quit; half a character, as a broken line gives, reads as �."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     while True:
         try:
             text = input(f"{talk.user_name}: ").strip()
@@ -73,7 +78,7 @@ def converse(talk: Talk, character: str, reply: Reply) -> None:
             print(f"{character}: ", end="", flush=True)
             try:
                 for piece in answer(talk, text, reply):
-                    print(piece, end="", flush=True)
+                    print(STEERS.sub("", piece), end="", flush=True)
             except KeyboardInterrupt:
                 print(" (broken off)", end="")
             print()

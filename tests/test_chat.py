@@ -55,3 +55,20 @@ def test_a_conversation_ends_with_the_input(talk, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("早。\n\n/quit\n不会说到这里。\n"))
     converse(talk, "亚托莉", echo)
     assert capsys.readouterr().out == "夏生: 亚托莉: [早。]\n夏生: 夏生: "
+
+
+def test_half_a_character_typed_ends_no_conversation(talk, monkeypatch, capsys):
+    typed = "你好\n".encode() + b"\xe4\xbd\n" + "在吗\n".encode()
+    for errors in ("surrogateescape", "strict"):  # under C.UTF-8, and under a locale
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed), "utf-8", errors))
+        talk.said.clear()
+        converse(talk, "亚托莉", echo)
+        assert [turn["content"] for turn in talk.said] == ["你好", "[你好]", "�", "[�]", "在吗", "[在吗]"]
+        assert "[在吗]" in capsys.readouterr().out
+
+
+def test_what_she_says_steers_no_terminal(talk, monkeypatch, capsys):
+    said = "早\x1b]52;c;ZXZpbA==\x07\x9b31m。\r\n\t走吧。"
+    monkeypatch.setattr("sys.stdin", io.StringIO("早。\n"))
+    converse(talk, "亚托莉", lambda messages: iter(said))
+    assert capsys.readouterr().out == "夏生: 亚托莉: 早]52;c;ZXZpbA==31m。\n\t走吧。\n夏生: \n"
