@@ -35,7 +35,7 @@ def settings(shipped: Decoding) -> dict[str, Decoding]:
     guards = {"none": (1.0, 0.0), "penalty": (penalty, 0.0), "guard": (1.0, 0.8), "both": (penalty, 0.8)}
     ways = {"greedy": replace(shipped, temperature=0.0), "chat": shipped}
     return {
-        f"{way}, {name}": replace(decoding, repetition_penalty=penalised, repeat_guard=guarded)
+        f"{way}, {name}": replace(decoding, repetition_penalty=penalised, repeat_guard=guarded, seed=0)
         for way, decoding in ways.items()
         for name, (penalised, guarded) in guards.items()
     }

@@ -372,7 +372,7 @@ class State:
         """Add one token to each of the rows that go on; the others leave the batch."""
         if len(rows) < len(self.real):
             keep = torch.tensor(rows, device=self.model.device)
-            self.cache.batch_select_indices(keep)
+            self.cache.reorder_cache(keep)  # which recurrent states have too
             self.real, self.position = self.real[keep], self.position[keep]
         self.real = torch.cat([self.real, self.real.new_ones(len(rows), 1)], dim=1)
         self.position = torch.cat([self.position, self.position[:, -1:] + 1], dim=1)

@@ -275,8 +275,12 @@ def _held(model: PeftModel, batch: Batch, attention: str) -> tuple[int, int]:
     base: PreTrainedModel = model.get_base_model()
     base.set_attn_implementation(attention)
     row = {name: v.to("meta") if isinstance(v, Tensor) else v for name, v in batch.items() if name != "labels"}
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        base.get_decoder()(use_cache=False, **row)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            base.get_decoder()(use_cache=False, **row)
+    except RuntimeError as error:  # some ask a mask for its values, and on meta there are none
+        kind = base.config.get_text_config().model_type
+        raise InputError(f"--plan follows a model without its weights, which {kind} does not bear: {error}") from error
     return sum(held.values()), batch["labels"].numel()
 
 

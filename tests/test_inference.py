@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig
 
 from stages import inference, trust
 from stages.conversation import encode, stop_ids
@@ -231,6 +231,23 @@ def test_sampling_keeps_to_the_likeliest():
     assert set(drawn(top_k=2)) == {0, 1}
     assert set(drawn(top_p=0.7)) == {0, 1}
     assert set(drawn(top_p=0.1)) == set(drawn(top_p=0.0)) == {0}
+
+
+def test_a_row_leaves_a_batch_of_recurrent_layers_and_the_others_go_on():
+    torch.manual_seed(0)
+    kinds = ["linear_attention", "full_attention"]
+    linear = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2}
+    linear |= {"linear_num_value_heads": 2, "linear_conv_kernel_dim": 4, "head_dim": 8}
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    config = AutoConfig.for_model(
+        "qwen3_5_text", layer_types=kinds, num_attention_heads=2, num_key_value_heads=1, **linear, **sizes
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    prompts = [[5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15]]
+    with torch.no_grad():
+        state = inference.State.open(model, prompts).step([1, 2, 3], [0, 1, 2]).step([4, 5], [0, 2])
+        alone = [model(torch.tensor([ids])).logits[0, -1] for ids in ([*prompts[0], 1, 4], [*prompts[2], 3, 5])]
+    torch.testing.assert_close(state.logits, torch.stack(alone), rtol=1e-3, atol=1e-4)
 
 
 def test_a_memory_that_is_full_forgets_the_oldest_round(character):

@@ -143,6 +143,15 @@ def test_a_plan_is_made_without_weights_and_says_what_does_not_fit(params, tmp_p
         assert "(assumed)" in said and "nf4" in said
 
 
+def test_a_base_that_reads_its_mask_cannot_be_planned_and_is_named(params, tmp_path):
+    kinds = {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2}
+    AutoConfig.for_model("qwen3_5_text", hidden_size=16, intermediate_size=24, **kinds).save_pretrained(
+        tmp_path / "base"
+    )
+    with pytest.raises(InputError, match="follows a model without its weights, which qwen3_5_text does not bear"):
+        plan(replace(params, base_model=str(tmp_path / "base")), str(tmp_path / "base"), 24.0, 1, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("peak", "checkpointing", "device", "said"),
     [
