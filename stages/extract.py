@@ -38,6 +38,7 @@ REJECTS = Path("reports/rejects.jsonl")
 
 LARGEST_FILE = 512 << 20  # bytes; the longest script known has 40 MB
 LONGEST_NAME = 80  # characters; the reader of a longer one is on the wrong track
+LONGEST_LISTED, RECURS = 16, 3  # characters, lines; a name that is longer and rarer is counted in the report alone
 LONGEST_MESSAGE = 20_000
 SHOWN = 200  # characters of a rejected line
 LISTED = 5  # files of an error message
@@ -483,19 +484,27 @@ def account(file: File, messages: int, named: int, rejects: int, used: int) -> d
 
 
 def report(tally: Tally) -> dict[str, Any]:
-    """What a user looks at to fix the alias map; holds no script text."""
+    """What a user looks at to fix the alias map; holds no script text, not even where a table's columns are swapped."""
     totals: Counter[str] = Counter(files=len(tally.files))
     for row in tally.files:
         totals.update({key: value for key, value in row.items() if isinstance(value, int)})
+    listed = {name: kinds.total() for name, kinds in tally.speakers.items() if is_listed(name, kinds.total())}
+    if unlisted := len(tally.speakers) - len(listed):
+        totals["unlisted_names"] = unlisted
     return {
         "totals": dict(totals),
         "kinds": dict(sorted(tally.kinds.items())),
-        "speakers": speakers(tally),
-        "suspicious": suspicious({name: kinds.total() for name, kinds in tally.speakers.items()}),
+        "speakers": [row for row in speakers(tally) if row["name"] in listed],
+        "suspicious": suspicious(listed),
         "rejects": [{key: row[key] for key in ("file", "line", "reason")} for row in tally.rejects],
         "skipped": tally.skipped,
         "files": tally.files,
     }
+
+
+def is_listed(name: str, lines: int) -> bool:
+    """Whether it can stand in a report that git keeps: a long name of few lines may be what somebody says."""
+    return len(name) <= LONGEST_LISTED or lines >= RECURS
 
 
 def unattributed(found: dict[str, Any], share: float = UNATTRIBUTED) -> str | None:
@@ -610,6 +619,10 @@ def main() -> None:
     totals = found["totals"]
     if note := unattributed(found):
         print(f"extract: {note}")
+    if count := totals.get("unlisted_names"):
+        print(
+            f"extract: {count} names of over {LONGEST_LISTED} characters and few lines are not listed: texts, perhaps"
+        )
     print("extract: {files} files, {messages} messages, {named} of them named, {rejects} rejects".format(**totals))
 
 

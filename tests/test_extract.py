@@ -17,6 +17,7 @@ from stages.extract import (
     find_sources,
     known_format,
     report,
+    speakers,
     suspicious,
     unattributed,
 )
@@ -82,7 +83,7 @@ def test_the_report_adds_up(case: Path) -> None:
         assert file["lines"] == file["blank_lines"] + file["message_lines"] + file["structure_lines"]
     totals = report(tally)
     assert sum(totals["kinds"].values()) == len(rows) == totals["totals"]["messages"]
-    assert sum(speaker["lines"] for speaker in totals["speakers"]) == totals["totals"]["named"]
+    assert sum(speaker["lines"] for speaker in speakers(tally)) == totals["totals"]["named"]
 
 
 def test_each_format_of_the_table_has_a_case() -> None:

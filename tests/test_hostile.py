@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.extract import LONGEST_MESSAGE, ExtractParams, Names, Source, Tally, extract, find_sources
+from stages.extract import LONGEST_MESSAGE, ExtractParams, Names, Source, Tally, extract, find_sources, report
 from stages.formats import FORMATS, Message, Options, Reject
 from stages.params import load_params
 from stages.records import KINDS, InputError
@@ -171,6 +171,17 @@ def test_names_in_params_that_are_none_are_refused_with_their_key(change: dict, 
     with pytest.raises(InputError) as error:
         list(extract([Source("a.txt", "夏生：早。\n".encode)], replace(PARAMS, **change), Tally()))
     assert reason in str(error.value)
+
+
+def test_no_text_of_swapped_columns_stands_in_the_report_as_a_name() -> None:
+    said = [f"今天第{number}次走到海边时我终于把那句话说出口了" for number in range(5)]
+    long = "Mr. Fitzwilliam Darcy"  # a name if it recurs
+    names = [*said, *[long] * 3, "亚托莉"]
+    _, tally = rows_of(("speaker,text\n" + "".join(f"{name},夏生\n" for name in names)).encode(), "a.csv")
+    found = report(tally)
+    assert [(row["name"], row["lines"]) for row in found["speakers"]] == [(long, 3), ("亚托莉", 1)]
+    assert found["totals"]["unlisted_names"] == 5
+    assert "海边" not in json.dumps(found, ensure_ascii=False)
 
 
 # --- the folder
