@@ -278,6 +278,8 @@ def _held(model: PeftModel, batch: Batch, attention: str) -> tuple[int, int]:
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             base.get_decoder()(use_cache=False, **row)
+    except NotImplementedError:
+        raise  # packed attention asks for padded rows
     except RuntimeError as error:  # some ask a mask for its values, and on meta there are none
         kind = base.config.get_text_config().model_type
         raise InputError(f"--plan follows a model without its weights, which {kind} does not bear: {error}") from error
