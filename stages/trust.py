@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from unicodedata import category
 
 from stages.params import read_section
 from stages.records import InputError
@@ -22,6 +23,7 @@ from stages.settings import (
     SETTINGS,
     TEMPLATE,
     WEIGHTS,
+    Field,
     Fields,
     is_text,
     is_text_or_null,
@@ -32,6 +34,8 @@ from stages.settings import (
 FILES = (CONFIG, WEIGHTS, CARD, TEMPLATE)
 MAX_HEADER = 8 << 20  # bytes; 1,120 tensors (rank any, 80 layers, 7 projections) need 0.2 MB
 MAX_TEXT = 4 << 20  # bytes of a JSON or template file
+LONGEST_NAME = 240  # bytes: a file's name has 255, and an export adds `.gguf.partial`
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # where DVC's symlinks lead
 TENSOR = re.compile(r"base_model\.model\.[\w.]+\.lora_(A|B|magnitude_vector)(\.weight)?")
@@ -157,6 +161,17 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _is_name(value: Any) -> bool:
+    """Fit to be shown and to name a file: no line break, no terminal's order, no half of a character."""
+    shown = is_text(value) and all(sign.isprintable() or category(sign) == "Zs" for sign in value)
+    return shown and len(value.encode()) <= LONGEST_NAME
+
+
+def _is_whole_text(value: Any) -> bool:
+    """A text that can be written down: JSON may hold NUL and halves of a surrogate pair."""
+    return is_text(value) and not UNWRITABLE.search(value)
+
+
 def _is_whole_or_null(value: Any) -> bool:
     return value is None or type(value) is int
 
@@ -170,13 +185,14 @@ DEFAULTS = {
     "qalora_group_size": 16,
     "exclude_modules": SENSES,
 }
+NAME: Field = (f"a name of printable characters, at most {LONGEST_NAME} bytes", _is_name)
 CARD_FIELDS: Fields = {
-    "character": ("a name", is_text),
-    "partner": ("a name", is_text),
-    "user_name": ("a name", is_text),
-    "persona": ("a text", is_text),
+    "character": NAME,
+    "partner": NAME,
+    "user_name": NAME,
+    "persona": ("a text without NUL or half a character", _is_whole_text),
     "narration": one_of("opening", "all"),
-    "base_model": ("the name of a base model", is_text),
+    "base_model": ("the name of a base model", _is_whole_text),
     "revision": ("a commit or null", is_text_or_null),
     "decoding": ("numbers by name", _is_object),
 }

@@ -185,6 +185,31 @@ def test_a_card_of_the_wrong_kind_is_refused(adapter, key, value):
     assert f"as `{key}`, got {value!r}" in refused(adapter)
 
 
+@pytest.mark.parametrize("key", ["character", "partner", "user_name"])
+@pytest.mark.parametrize(
+    "name", ["亚\x1b]52;c;ZQ==\x07", "亚\n托莉", "亚\0", "\ud800", "亚\u2028", "亚\u202e托莉", "名" * 81]
+)
+def test_a_name_that_cannot_be_shown_or_name_a_file_is_refused(adapter, key, name):
+    edit(adapter / "character.json", **{key: name})
+    said = refused(adapter)
+    assert f"expected a name of printable characters, at most 240 bytes as `{key}`, got {name!r}" in said
+    assert said.replace("\n", "").isprintable(), "the refusal shows it escaped"
+
+
+@pytest.mark.parametrize("name", ["千反田　える", "Jean\xa0Luc", "名" * 80])
+def test_a_name_of_a_script_is_accepted(adapter, name):
+    edit(adapter / "character.json", character=name)
+    check_adapter(adapter)
+    (adapter / f"{name}.gguf.partial").write_text("")  # the longest name that an export makes of it
+
+
+@pytest.mark.parametrize("key", ["persona", "base_model"])
+@pytest.mark.parametrize("text", ["你是\0亚托莉。", "你是\udc00亚托莉。"])
+def test_a_text_that_cannot_be_written_down_is_refused(adapter, key, text):
+    edit(adapter / "character.json", **{key: text})
+    assert f"as `{key}`, got {text!r}" in refused(adapter)
+
+
 @pytest.mark.parametrize("key", CARD_FIELDS)
 def test_a_card_that_lacks_a_key_is_refused(adapter, key):
     path = adapter / "character.json"
