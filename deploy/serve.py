@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 try:
     import uvicorn
@@ -94,11 +95,19 @@ def admit(request: Request, key: str | None) -> None:
         if not hmac.compare_digest(given.encode(), key.encode()):
             raise RequestError(401, "expected the API key as `Authorization: Bearer …`", "invalid_api_key")
         return
-    if not is_loopback(request.url.hostname or ""):
-        raise RequestError(403, f"expected a loopback address, got {request.url.hostname!r}", "forbidden_host")
+    if not is_loopback(host := asked_host(request)):
+        raise RequestError(403, f"expected a loopback address, got {host!r}", "forbidden_host")
     origin = request.headers.get("origin")
     if origin and origin != f"{request.url.scheme}://{request.url.netloc}":
         raise RequestError(403, f"expected a request from this address, got one from {origin}", "forbidden_origin")
+
+
+def asked_host(request: Request) -> str:
+    """The host that the client named; `request.url` falls back to the server's own where it cannot be read."""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:

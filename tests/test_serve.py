@@ -272,6 +272,11 @@ def test_without_a_key_another_host_name_is_refused(parrot):
     assert refusal(ask(client))[:2] == (403, "forbidden_host")
 
 
+@pytest.mark.parametrize("host", ["[", "127.0.0.1:8000@evil", "{evil}"])
+def test_without_a_key_a_host_that_cannot_be_read_is_not_taken_for_this_machine(client, host):
+    assert refusal(client.get("/v1/models", headers={"Host": host}))[:2] == (403, "forbidden_host")
+
+
 def test_without_a_key_the_script_of_another_site_is_refused(client, parrot):
     response = client.post("/v1/chat/completions", content=b"{}", headers={"Origin": "https://other.example"})
     assert refusal(response)[:2] == (403, "forbidden_origin")
