@@ -8,6 +8,7 @@ import argparse
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -80,7 +81,10 @@ def s3_settings(endpoint: str | None) -> str:
 def add(repo: Repo, url: str, endpoint: str | None, name: str) -> dict[str, str]:
     """Try the store, then write .dvc/config (and .dvc/s3.<name>.ini); if it does not pass, nothing is changed."""
     check_name(name)
+    known = repo.config.load_one("repo")["remote"].get(name, {})
     config = describe(url, endpoint)
+    check_same(known, config, name)
+    config = known | config
     own = repo.config.load_one("local")["remote"].get(name, {})
     s3 = urlsplit(url).scheme == "s3"
     with tempfile.TemporaryDirectory() as folder:
@@ -95,6 +99,16 @@ def check_name(name: str) -> None:
     """It becomes part of a file's name."""
     if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
         raise InputError(f"--name: expected letters, digits, `_`, `-` and `.` between them, got {name!r}")
+
+
+def check_same(known: Mapping[str, str], config: Mapping[str, str], name: str) -> None:
+    """Refuse a name that another store has: its address and what else was set for it would be gone."""
+    was, now = ([store[key].rstrip("/") for key in ("url", "endpointurl") if key in store] for store in (known, config))
+    if known and was != now:
+        raise InputError(
+            f"--name: expected a new name for another store, got `{name}`, which is {_hide(' at '.join(was))}\n"
+            f"hint: --name OTHER keeps both; `dvc remote remove {name}` gives the name free"
+        )
 
 
 def settings_in(file: Path, endpoint: str | None) -> dict[str, str]:

@@ -137,6 +137,32 @@ def test_a_second_store_leaves_the_first_addressed_as_it_wants(mine, monkeypatch
     assert [text.count("style = virtual") for text in tried] == [1, 0]
 
 
+def test_a_name_that_is_taken_by_another_store_is_refused_and_its_settings_stay(mine, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy.remote.try_store", lambda config: None)
+    add(mine, str(tmp_path / "store"), None, "storage")
+    add(mine, "s3://bucket/path", "https://one.example.org", "far")
+    before = Path(".dvc/config").read_text(encoding="utf-8")
+    message = fails(lambda repo: add(repo, str(tmp_path / "other"), None, "storage"), mine)
+    assert f"expected a new name for another store, got `storage`, which is {tmp_path / 'store'}" in message
+    assert "hint: --name OTHER" in message
+    message = fails(lambda repo: add(repo, "s3://bucket/path", "https://two.example.org", "far"), mine)
+    assert "got `far`, which is s3://bucket/path at https://one.example.org" in message, "the bucket's name is the same"
+    assert Path(".dvc/config").read_text(encoding="utf-8") == before
+
+
+def test_the_same_store_is_added_again_with_what_was_set_by_hand(mine, tmp_path):
+    tried = []
+    add(mine, str(tmp_path / "store"), None, "storage")
+    with mine.config.edit("repo") as config:
+        config["remote"]["storage"] |= {"jobs": 3, "verify": False}
+    with Repo() as again, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deploy.remote.try_store", tried.append)
+        add(again, f"{tmp_path}/store/", None, "storage")
+    with Repo() as again:
+        kept = again.config["remote"]["storage"]
+    assert (kept["jobs"], kept["verify"], tried[0]["jobs"]) == (3, True, "3"), "as the file has it"
+
+
 def test_a_store_that_fails_changes_nothing(mine, tmp_path):
     before = Path(".dvc/config").read_text(encoding="utf-8")
     message = fails(lambda repo: add(repo, str(tmp_path / "no" / "such" / "parent"), None, "storage"), mine)
