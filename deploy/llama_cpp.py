@@ -21,6 +21,7 @@ import torch
 from gguf.quants import quantize
 from safetensors.torch import save_file
 
+from deploy.adapters import elsewhere
 from stages.baichuan import BaichuanForCausalLM
 from stages.base_model import EMBEDDED, EMBEDDED_PARTS
 from stages.conversation import controls, fill_persona, render, stop_ids
@@ -154,7 +155,7 @@ def modelfile(character: Character, weights: str) -> str:
     """The text of a Modelfile: weights, template, persona for the adapter's own user, decoding and stops."""
     card, tokenizer = character.card, character.tokenizer
     check_names(card)
-    decoding = card["decoding"]
+    decoding = elsewhere(card["decoding"])
     values = {
         "num_ctx": CONTEXT_TOKENS + decoding["max_new_tokens"],
         "num_predict": decoding["max_new_tokens"],

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+from deploy.adapters import elsewhere
 from deploy.wpack import save_model
 from stages.baichuan import BaichuanForCausalLM, read_config
 from stages.base_model import find_folder
@@ -55,7 +56,8 @@ def forget_code(config: PreTrainedConfig, tokenizer: Any) -> None:
 
 
 def generation(tokenizer: Any, decoding: Mapping[str, Any]) -> GenerationConfig:
-    """The adapter's decoding, and all tokens that end a reply."""
+    """The adapter's decoding, as far as it bears it, and all tokens that end a reply."""
+    decoding = elsewhere(decoding)
     greedy = decoding["temperature"] <= 0
     chance = {} if greedy else {name: decoding[name] for name in ("temperature", "top_p", "top_k")}
     return GenerationConfig(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deploy.adapters import elsewhere
 from stages.conversation import controls, encode, fill_persona, neutralise, stop_ids
 from stages.records import InputError
 from stages.settings import CARD, CONFIG, TEMPLATE
@@ -29,7 +30,7 @@ def prepare(folder: Path, host: str, port: int, key: str | None) -> str:
     template = write_template(folder, card)
     words = ["vllm", "serve", card["base_model"], "--served-model-name", "base", "--enable-lora"]
     words += ["--lora-modules", f"{card['character']}={folder}", "--max-lora-rank", str(room(config["r"]))]
-    words += ["--chat-template", str(template), "--override-generation-config", json.dumps(card["decoding"])]
+    words += ["--chat-template", str(template), "--override-generation-config", json.dumps(elsewhere(card["decoding"]))]
     words += ["--host", host, "--port", str(port)]
     words += ["--revision", card["revision"]] if card["revision"] else []
     words += ["--api-key", key] if key else []

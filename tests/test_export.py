@@ -25,7 +25,7 @@ import deploy.llama_cpp
 from deploy.cards import EXAMPLES, chunk, greeting, keys_in, make_cards, name_in, names, png, unnamed, write_cards
 from deploy.export import TARGETS, export_card, export_gguf, export_merged, export_ollama, export_wpack, file_name
 from deploy.llama_cpp import convert, go_template, modelfile, quoted
-from deploy.merged import merge
+from deploy.merged import generation, merge
 from deploy.vllm import neutralising, prepare, steering
 from stages.base_model import load_base, load_tokenizer
 from stages.conversation import OPTIONS, controls, encode, fill_persona
@@ -185,6 +185,16 @@ def test_a_merged_model_takes_no_orders_and_a_gguf_has_the_template_that_was_tra
 
 
 # --- Ollama
+
+
+def test_engines_whose_penalty_counts_the_prompt_are_told_to_go_without(folder, tmp_path):
+    character = load_character("adapter")
+    card = character.card | {"decoding": character.card["decoding"] | {"repetition_penalty": 1.3}}
+    assert "PARAMETER repeat_penalty 1.0\n" in modelfile(replace(character, card=card), "a.gguf")
+    assert generation(character.tokenizer, card["decoding"]).repetition_penalty == 1.0
+    shutil.copytree("adapter", tmp_path / "adapter")
+    write_json(tmp_path / "adapter" / "character.json", card)
+    assert '"repetition_penalty": 1.0' in prepare(tmp_path / "adapter", "127.0.0.1", 8000, None)
 
 
 def test_a_modelfile_holds_template_persona_decoding_and_stops(folder):

@@ -516,7 +516,7 @@ def test_of_long_rounds_no_more_is_read_than_could_be_remembered_and_a_longer_qu
     system, last = question("你是谁？").messages
     long = {"role": "user", "content": "<" * 20_000}
     assert recent([system, long, long, last]) == [system, long, last]
-    with pytest.raises(InputError, match="2048 tokens in persona and last message, got 4.* characters"):
+    with pytest.raises(InputError, match=r"2048 tokens in persona and last message, got 4.* characters"):
         recent([system, {**long, "content": "<" * 40_000}])
 
 
