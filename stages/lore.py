@@ -121,10 +121,10 @@ def read_wiki(path: Path) -> Iterator[Item]:
 def as_markdown(wikitext: str) -> Iterator[str]:
     """Wiki lines as Markdown ones: == 喜好 ==, * text; what defines its page's subject stays `; key：value`."""
     for line in wikitext.split("\n"):
-        heading = re.fullmatch(r"(=+)\s*(.*?)\s*=+\s*", line)
-        definition = re.fullmatch(r";\s*(.*?)\s*:\s*(.*)", line)
+        heading = re.fullmatch(r"(=++)(?:(.*[^=])=+)?", line.rstrip())
+        definition = re.fullmatch(r";([^:]*):(.*)", line)
         if heading:
-            yield f"{'#' * len(heading[1])} {plain(heading[2])}"
+            yield f"{'#' * len(heading[1])} {plain(heading[2] or '')}"
         elif definition:
             yield f"; {plain(definition[1])}：{plain(definition[2])}"
         elif line.startswith("*"):

@@ -123,6 +123,25 @@ def test_no_reader_takes_long_over_a_long_line(name: str, run: str) -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("fountain", " *a" * (LONG // 3)),
+        ("fountain", "INT. A" + " " * LONG + "x"),
+        ("ink", "a" + " " * LONG + "x!"),
+        ("twee", "</a" * (LONG // 3)),
+        ("twee", "(a:" * (LONG // 3)),
+        ("twee", ":: a" + " " * LONG + "]"),
+        ("aozora", "［＃" * (LONG // 2)),
+        ("subtitles", "<v a" * (LONG // 4)),
+    ],
+)
+def test_no_mark_that_a_format_never_closes_takes_long(name: str, line: str) -> None:
+    with within(10.0):  # what grows with the square takes minutes
+        for _ in FORMATS[name].read(line, OPTIONS):
+            pass
+
+
 def test_a_message_that_no_person_wrote_is_rejected_with_its_line() -> None:
     rows, tally = rows_of(("夏生：早。\n" + "a" * (LONGEST_MESSAGE + 1) + "\n夏生：嗯。\n").encode())
     assert len(rows) == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.format import FormatParams, check, read_probes, with_lore
-from stages.lore import Answers, Fact, Passage, ask, bare, hold_out, lore_dialogues, read_lore, repeats
+from stages.lore import Answers, Fact, Passage, as_markdown, ask, bare, hold_out, lore_dialogues, read_lore, repeats
 from stages.messages import Card, to_messages
 from stages.records import Dialogue, InputError, Piece, Turn
 
@@ -76,6 +76,17 @@ def test_a_markdown_page_names_its_subject_in_third_headings(tmp_path):
         Fact("", "浪花食堂", "夏天的店员", "亚托莉"),
         Passage("", "浪花食堂", "", "真帆在打理浪花食堂。"),
     ]
+
+
+@pytest.mark.parametrize("line", ["=" * 20_000 + " a", ";" + " " * 20_000 + "a"])
+def test_a_long_line_that_is_no_heading_and_no_definition_is_soon_known_for_none(line):
+    (text,) = as_markdown(line)  # what grows with the cube would not end
+    assert text.endswith("a") and not text.startswith(("#", "; "))
+
+
+def test_a_heading_in_wiki_markup_has_its_level_from_the_left():
+    lines = "== 喜好 ==", "===船长=== ", "=a=b=", "; 年龄 : 15"
+    assert list(as_markdown("\n".join(lines))) == ["## 喜好", "### 船长", "# a=b", "; 年龄：15"]
 
 
 def test_a_field_without_a_value_is_no_fact_and_no_prose(tmp_path):

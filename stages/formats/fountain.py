@@ -17,8 +17,9 @@ SENTENCE = re.compile("[。，、！？…：；]")
 TRANSITION = re.compile(r">[^<]*|[^a-z]*TO:")
 TITLE_KEY = re.compile(r"[A-Z][\w ]{0,30}:")
 REMOVED = re.compile(r"/\*.*?(?:\*/|\Z)|\[\[(?:(?!\[\[).)*?\]\]", re.S)
-SCENE_NUMBER = re.compile(r"\s*#[\w.\-]+#$")
-EMPHASIS = re.compile(r"(?<!\\)(\*{1,3}|_)(?=\S)(.+?)(?<=\S)(?<!\\)\1")
+SCENE_NUMBER = re.compile(r"(?<!\s)\s*#[\w.\-]+#$")
+EMPHASIS = re.compile(r"(?<!\\)(\*{1,3}|_)(?=\S)(.{1,500}?)(?<=\S)(?<!\\)\1")  # bounded: nothing may close a mark
+NESTED = 4  # marks around one another: *, **, ***, _
 ESCAPE = re.compile(r"\\([*_\\@~!>.#])")
 
 
@@ -87,8 +88,10 @@ def _speech(lines: list[str], index: int, name: str, scene: str) -> Generator[Me
 
 def _plain(text: str) -> str:
     """Without emphasis marks."""
-    while (plain := EMPHASIS.sub(r"\2", text)) != text:
-        text = plain
+    for _ in range(NESTED):
+        text, found = EMPHASIS.subn(r"\2", text)
+        if not found:
+            break
     return ESCAPE.sub(r"\1", text)
 
 

@@ -44,11 +44,11 @@ def _named(messages: Iterable[Message], options: Options) -> Iterator[Message]:
 INK_KNOT = regex.compile(r"={2,}\s*(?:function\s+)?(\w+).*")
 INK_STITCH = regex.compile(r"=\s*(\w+).*")
 INK_LOGIC = regex.compile(
-    r"(?:VAR|CONST|LIST|INCLUDE|EXTERNAL|TODO:?)\b.*|~.*|\}+|(?:->|<-).*|\{[^}|]*:?|(?:else|[\w.()<>=!&| ]+)\s*:"
+    r"(?:VAR|CONST|LIST|INCLUDE|EXTERNAL|TODO:?)\b.*|~.*|\}+|(?:->|<-).*|\{[^}|]*:?|[\w.()<>=!&| ]++\s*+:"
 )
 INK_CHOICE = regex.compile(r"(?:[*+]\s*)+(?:\(\w+\)\s*)?(?:\{[^}]*\}\s*)*(.*)")
 INK_GATHER = regex.compile(r"(?:-(?!>)\s*)+(?:\(\w+\)\s*)?")
-INK_TAIL = regex.compile(r"(?<!\s)\s*+(?://.*|(?:->|<-)\s*[\w.]*(?:\s*->.*)?|#.*)$|<>")
+INK_TAIL = regex.compile(r"(?<!\s)\s*+(?://.*|(?:->|<-)\s*+[\w.]*+(?:\s*+->.*)?|#.*)$|<>")
 
 
 def read_ink(text: str, options: Options) -> Iterator[Message]:
@@ -123,9 +123,9 @@ def sniff_nscripter(text: str) -> float:
 
 # --- Twee 3 (Twine): https://github.com/iftechfoundation/twine-specs
 
-TWEE_PASSAGE = regex.compile(r"::\s*((?:\\.|[^\\\[{])+?)\s*(\[[^\]]*\])?\s*(?:\{.*\})?")
+TWEE_PASSAGE = regex.compile(r"::\s*+((?:\\.|[^\\\[{])++)(\[[^\]]*+\])?\s*+(?:\{.*\})?")
 TWEE_LINK = regex.compile(r"\[\[([^\[\]]{1,200})(?:\]\[[^\]]{0,200})?\]\]")
-TWEE_MACRO = regex.compile(r"<<(?:(?!<<).)*?>>|\((?:[\w-]+):[^)]*\)|</?[a-z][^>]*>|\\$")
+TWEE_MACRO = regex.compile(r"<<(?:(?!<<).)*?>>|\((?:[\w-]+):[^)]{0,1000}\)|</?[a-z][^>]{0,1000}>|\\$")
 TWEE_CODE = regex.compile(r"Story(?:Data|Title|Init|Caption|Menu|Settings)|User(?:Script|Stylesheet)")
 
 
@@ -138,7 +138,7 @@ def _twee_lines(text: str) -> Iterator[Message]:
     scene, code = "", False
     for number, line in _lines(text):
         if found := TWEE_PASSAGE.fullmatch(line):
-            scene, tags = found[1], found[2] or ""
+            scene, tags = found[1].rstrip(), found[2] or ""
             code = bool(TWEE_CODE.fullmatch(scene)) or "script" in tags or "stylesheet" in tags
         elif not code:
             if TWEE_MACRO.sub("", TWEE_LINK.sub("", line)).strip():
@@ -161,7 +161,7 @@ def sniff_twee(text: str) -> float:
 # --- Aozora Bunko: https://www.aozora.gr.jp/annotation/
 
 AOZORA_RUBY = regex.compile(r"(?<=[^\s　、。「」])《[^《》\n]+》|｜")
-AOZORA_NOTE = regex.compile(r"［＃[^］\n]*］")
+AOZORA_NOTE = regex.compile(r"［＃[^］\n]{0,500}］")
 
 
 def read_aozora(text: str, options: Options) -> Iterator[Message]:

@@ -24,9 +24,9 @@ EVENT = {  # where an event begins, by the name pysubs2 has for the format
     "srt": re.compile(r"^[^\n]*\d\s*-->\s*\d", re.M),
     "vtt": re.compile(r"^[^\n]*\d\s*-->\s*\d", re.M),
 }
-VOICE = re.compile(r"<v(?:\.[\w.]+)?[ \t]+([^>\n]+)>")  # VTT: who speaks; pysubs2 drops it with the other tags
-KEPT_VOICE = re.compile("\ue000(.+?)\ue001")
-TAG = re.compile(r"</?[a-z][^>]*>")
+VOICE = re.compile(r"<v(?:\.[\w.]+)?[ \t]++([^>\n]{1,200})>")  # VTT: who speaks; pysubs2 drops it with the other tags
+KEPT_VOICE = re.compile("\ue000(.{1,200}?)\ue001")
+TAG = re.compile(r"</?[a-z][^>]{0,500}>")
 DASH = re.compile(r"^[-‐–—－](?![-‐–—－])[ \t　]*")  # before each of two people in one subtitle
 INSIDE = r"[^\[\](（)【】［］\n]"
 BRACKETED = re.compile(rf"[\[(（【［]\s*({INSIDE}{{1,24}}?)\s*[\])）】］][ \t　]*[:：]?[ \t　]*(?=\S)")

@@ -28,6 +28,7 @@ from stages.formats.quotes import QUOTES, SOME, WRAPS, spoken, wrapped
 GAP = re.compile(r"[ 　]{4,}")
 NAME_AND_STOP = re.compile(DOTTED)
 JOINED = 30  # lines that an open quote may run on
+LONGEST_LABEL = 200  # characters of a name and what stands around it; to copy all that follows takes the square
 INDENTED = re.compile(r"^[ \t　]+\S", re.MULTILINE)
 AT_MARGIN = ("colon", "bracket", "space")  # forms with labels there; to `tab` an indent is narration
 NEARLY = 10  # one in so many is a slip
@@ -259,10 +260,11 @@ class Reading:
         """`…    夏生：…`: a second message on the line, where a run of spaces and a known name leave no doubt."""
         start = 0
         for gap in GAP.finditer(body):
-            label, rest = self.split(body[gap.end() :])
+            head = body[gap.end() : gap.end() + LONGEST_LABEL]
+            label, rest = self.split(head)
             if label and label in self.form.names:
                 yield name, body[start : gap.start()].strip()
-                name, start = self.form.names[label], len(body) - len(rest)
+                name, start = self.form.names[label], gap.end() + len(head) - len(rest)
         yield name, body[start:].strip()
 
     def unlabelled(self, number: int, text: str) -> Iterator[Message]:
