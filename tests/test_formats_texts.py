@@ -52,6 +52,15 @@ def test_a_subtitle_that_calls_a_name_is_nobodys() -> None:
     assert said("subtitles", srt("Mai: One.", "Kou: Two.", "Mai: Three.", "Kou: Four.", "Mai!"))[4:] == [(None, "Mai!")]
 
 
+@pytest.mark.parametrize("tag", ["<i>", "{"])
+@pytest.mark.parametrize(
+    "head", ["1\n00:00:01,000 --> 00:00:02,000\n", "[Events]\nDialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,"]
+)
+def test_subtitles_with_more_tags_than_anybody_sets_are_rejected(head: str, tag: str) -> None:
+    (item,) = FORMATS["subtitles"].read(head + tag * 20_000, Options({}, "", "", frozenset()))
+    assert isinstance(item, Reject) and item.reason == "expected at most 1000 tags in a subtitle, got 20000"
+
+
 def test_names_of_the_events_leave_other_events_their_labels() -> None:
     event = "Dialogue: 0,0:00:01.00,0:00:02.00,Default,{},0,0,0,,{}\n"
     text = ASS + event.format("Mai", "One: two") + event.format("", "Kou: three") + event.format("", "Kou: four")

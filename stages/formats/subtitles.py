@@ -34,6 +34,7 @@ ABOVE = re.compile(
     rf"^([\[(（【［]{INSIDE}{{1,24}}[\])）】］])\n(?![\[(（【［])", re.M
 )  # a name, what it says on the next line
 ALONE = re.compile(rf"[\[(（【［]({INSIDE}+)[\])）】］]")
+TAGS = 1000  # in one event; pysubs2 reads all of them anew for each
 ZERO_WIDTH = "\u200b"
 SOUND = re.compile("[声聲音乐楽地]$")
 ENGLISH_SOUND = re.compile("(?:s|ing)$", re.IGNORECASE)
@@ -67,6 +68,9 @@ class Labels(NamedTuple):
 def read(text: str, options: Options) -> Iterator[Message | Reject]:
     """The events in the order of their time; `line` is where an event begins."""
     kind = _kind(text)
+    if (most := _most_tags(text, kind)) > TAGS:
+        yield Reject(1, text[:200], f"expected at most {TAGS} tags in a subtitle, got {most}")
+        return
     try:
         with warnings.catch_warnings(
             action="ignore"
@@ -201,6 +205,14 @@ def _kind(text: str) -> str:
     if "[Script Info]" in text or "[Events]" in text or re.search(r"^Dialogue:", text, re.M):
         return "ass" if "[V4 Styles]" not in text else "ssa"
     return "vtt" if text.startswith("WEBVTT") else "srt"
+
+
+def _most_tags(text: str, kind: str) -> int:
+    """How many tags the event with most of them may have; one of ASS is a line."""
+    events = EVENT[kind].split(text)[1:]
+    if kind in ("ass", "ssa"):
+        events = [event.partition("\n")[0] for event in events]
+    return max((event.count("{") + event.count("<") for event in events), default=0)
 
 
 def _line_numbers(text: str, kind: str) -> list[int]:
