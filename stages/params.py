@@ -27,12 +27,7 @@ def load_params(section: str, kind: type[Params], path: Path = PARAMS) -> Params
     for name in sorted(values.keys() - names.keys()):
         near = get_close_matches(str(name), names, 1) or names
         raise InputError(f"{path}: section `{section}` has an unknown key `{name}`\nhint: expected {', '.join(near)}")
-    if missing := sorted(names.keys() - values.keys()):
-        raise InputError(
-            f"{path}: section `{section}` lacks {', '.join(f'`{name}`' for name in missing)}\n"
-            f"hint: keep the other lines of the section, or `git checkout {path}`; to add: "
-            + ", ".join(f"`  {name}: <{_name(names[name].type)}>`" for name in missing)
-        )
+    _complete(values, {name: _name(field.type) for name, field in names.items()}, section, path)
     for name, field in names.items():
         _check(f"{path}: `{section}.{name}`", values[name], field.type)
     return kind(**values)
@@ -103,7 +98,18 @@ def look_up(values: Any, dotted: str) -> Any:
 def leads(path: Path = PARAMS) -> tuple[str, str]:
     """The names of the character and the partner, which later stages need beside their own section."""
     values = read_section("filter", path)
+    _complete(values, {"character": "str", "partner": "str"}, "filter", path)
     return values["character"], values["partner"]
+
+
+def _complete(values: dict[str, Any], kinds: dict[str, str], section: str, path: Path) -> None:
+    """Every key must be there; all that are not are named at once."""
+    if missing := sorted(kinds.keys() - values.keys()):
+        raise InputError(
+            f"{path}: section `{section}` lacks {', '.join(f'`{name}`' for name in missing)}\n"
+            f"hint: keep the other lines of the section, or `git checkout {path}`; to add: "
+            + ", ".join(f"`  {name}: <{kinds[name]}>`" for name in missing)
+        )
 
 
 def _name(kind: Any) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from stages.params import load_params, look_up
+from stages.params import leads, load_params, look_up
 from stages.records import InputError
 
 
@@ -69,6 +69,11 @@ def test_a_file_in_another_encoding_is_refused_with_the_cure(tmp_path, encoding)
     path.write_bytes("toy:\n  name: 夏生\n".encode(encoding))
     with pytest.raises(InputError, match=r"params\.yaml: expected UTF-8, got the byte 0x.. in line .\nhint: save it"):
         load_params("toy", ToyParams, path)
+
+
+def test_leads_that_are_not_named_are_asked_for(tmp_path):
+    with pytest.raises(InputError, match="section `filter` lacks `partner`"):
+        leads(write(tmp_path, "filter:\n  character: 亚托莉\n"))
 
 
 def test_a_missing_file_says_where_to_run(tmp_path):
