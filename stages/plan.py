@@ -81,7 +81,7 @@ def plan(params: TrainParams, base: str, gpu_gb: float | None, cards: int, datas
     text = read_text(base, params, dataset)
     lines = [describe(base, model), describe_text(text), describe_machine(machine), ""]
     lines += [f"quantize  gradient_checkpointing  {'TRAIN_SHARD  ' * (cards > 1)}TRAIN_ACCUMULATION  peak GB"]
-    lines += [row(model, text, params, ways, machine) for ways in settings(params, machine)]
+    lines += [row(model, text, params, ways, machine) for ways in settings(params, machine, shareable(model, params))]
     if machine.device == "cpu":
         lines += ["", ON_A_CPU]
     if machine.dtype == torch.float16:
@@ -198,12 +198,17 @@ def linears(model: PeftModel) -> Iterator[tuple[str, nn.Linear]]:
 # --- memory
 
 
-def settings(params: TrainParams, machine: Machine) -> Iterator[list[Way]]:
+def shareable(model: PeftModel, params: TrainParams) -> bool:
+    """Whether cards may share the base out: DoRA reads whole weights, and W_pack would be cut across its parts."""
+    return not params.dora and not isinstance(model.get_base_model(), baichuan.BaichuanForCausalLM)
+
+
+def settings(params: TrainParams, machine: Machine, shareable: bool) -> Iterator[list[Way]]:
     """The ways worth a row; in each the accumulations, fewest first."""
     each = params.batch_size // machine.cards
     steps = [n for n in range(1, each + 1) if each % n == 0]
     kinds = [("none", False)] + ([("nf4", False)] if machine.device == "cuda" else [])
-    kinds += [("none", True)] if machine.cards > 1 and not params.dora else []
+    kinds += [("none", True)] if machine.cards > 1 and shareable else []
     for quantize, shared in kinds:
         for checkpointing in (False, True):
             yield [Way(quantize, checkpointing, n, machine.cards, shared) for n in steps]

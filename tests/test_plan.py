@@ -25,12 +25,15 @@ from stages.plan import (
     peak_bytes,
     plan,
     read_text,
+    shareable,
+    skeleton,
     verdict,
     weight_bytes,
 )
 from stages.records import InputError, write_jsonl
 from stages.train import TrainParams, add_lora
 from tests.characters import make_tokenizer
+from tests.compatibility import BAICHUAN, baichuan_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # PEFT 0.21 asks by the old name
 
@@ -220,6 +223,13 @@ def test_the_plan_for_several_cards_says_when_to_share(params, tmp_path):
     assert "TRAIN_SHARD" not in plan(there, there.base_model, 24.0, 1, tmp_path)
     with pytest.raises(InputError, match=r"--gpus: expected a divisor of `train\.batch_size`, 8, got 3"):
         plan(there, there.base_model, 24.0, 3, tmp_path)
+
+
+def test_only_a_base_that_can_be_cut_is_planned_as_shared_out(params, tmp_path):
+    TINY.save_pretrained(tmp_path / "base")
+    baichuan_checkpoint(BAICHUAN[0], tmp_path / "baichuan")
+    tiny, fused = (skeleton(str(tmp_path / name), params, torch.float32) for name in ("base", "baichuan"))
+    assert shareable(tiny, params) and not shareable(fused, params) and not shareable(tiny, replace(params, dora=True))
 
 
 @pytest.mark.skipif(find_device().type == "cuda", reason="there is a GPU")
