@@ -165,6 +165,8 @@ def show_cast(found: dict[str, Any]) -> None:
         print(f"  {row['lines']:6} {row['name']}")
     if len(found["speakers"]) > SHOWN:
         print(f"         and {len(found['speakers']) - SHOWN} more")
+    if count := found["totals"].get("unlisted_names"):
+        print(f"         and {count} long names of few lines: texts, perhaps, in the column of names")
     if note := unattributed(found, share=0):
         print(f"  {note}")
 

@@ -184,3 +184,11 @@ def test_inspect_prints_what_to_paste_and_changes_no_file(tmp_path):
     assert "gb18030" in done.stdout and "learns" in done.stdout
     assert sorted(path.name for path in ROOT.iterdir()) == before
     assert (mine / "a.txt").read_bytes() == text.encode("gbk")
+
+
+def test_swapped_columns_show_as_long_names_that_are_counted(tmp_path):
+    rows = "".join(f"这是我在海边说过的第{i}句很长很长的话,小红\n" for i in range(30))
+    (tmp_path / "a.csv").write_text(f"speaker,text\n{rows}", encoding="utf-8")
+    words = [sys.executable, "-m", "deploy.inspect", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert "and 30 long names of few lines: texts, perhaps, in the column of names" in done.stdout
