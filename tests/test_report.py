@@ -143,7 +143,7 @@ def test_a_failure_that_only_a_probe_brings_out_is_not_held_against_the_real_lin
     cells = reports["metrics"]["scorecard"]["weapon"]
     asked = {**cell(0.23), "held_out": 0.0, "provoked": 1.0}
     own = {"base": cell(0.0), "adapter": asked, "beyond_real": difference(0.0, 0.0)}
-    reports["metrics"]["scorecard"] |= {name: {**cells, "greedy": own} for name in ("weapon",)}
+    reports["metrics"]["scorecard"]["weapon"] = {**cells, "greedy": own}
     said = verdict(reports["metrics"])
     assert "“a weapon” (23 %)" not in said and "Asked about it, she shows “a weapon” (100 %)." in said
 
