@@ -105,7 +105,8 @@ def load_base(
     tokenizer = _tokenizer(name, folder)
 
     def read(number: torch.dtype | str) -> PreTrainedModel:
-        return _read_model(name, folder, {"dtype": number, **placement, **_quantization(quantize, number)})
+        model = _read_model(name, folder, {"dtype": number, **placement, **_quantization(quantize, number)})
+        return _keep_packing(model) if quantize else model
 
     model = read(number)
     if dtype == "auto" and number == torch.float16 and overflows(model, tokenizer):
@@ -206,6 +207,16 @@ def _quantization(quantize: str | None, compute: torch.dtype) -> dict[str, Any]:
 
     nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute}
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **nf4)}
+
+
+def _keep_packing(model: PreTrainedModel) -> PreTrainedModel:
+    """On a CPU that multiplies bf16 bitsandbytes would pack the weights anew, coarser, at the first pass without a
+    gradient; and fail where a layer's rows are no multiple of 32.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 # --- tokenizer and chat template

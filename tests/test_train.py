@@ -36,6 +36,7 @@ import stages.trainer
 from stages.base_model import load_base
 from stages.checkpoint import locked, newest, prune, seal
 from stages.lessons import fill, read_lessons, steps_an_epoch
+from stages.lora import add_in_place
 from stages.packed import IGNORE, Sample, choose_layout, install
 from stages.params import load_params
 from stages.records import InputError, write_json, write_jsonl
@@ -265,11 +266,12 @@ def validation_bits(curves):
 
 
 def bits_of(adapter, work, **options):
-    """What a written adapter reaches, in one process and without the Trainer."""
+    """What a written adapter reaches, in one process and without the Trainer; 16 bits tell PEFT's way of adding it."""
     base, tokenizer = load_base(str(work / "base"), **options)
     check = read_lessons(work / "dataset" / "validation.jsonl", tokenizer, 2048)
     layout = choose_layout(base)
     model = PeftModel.from_pretrained(base, adapter)
+    add_in_place(model)
     install(base)
     with torch.no_grad():
         return model(**layout.collate(check.samples))["loss"].item() / math.log(2) / check.characters
