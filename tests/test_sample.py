@@ -64,6 +64,7 @@ def probes():
 
 
 VERDICTS = {  # probe, number of the question: replies that pass, replies that fail
+    ("not-a-weapon", 0): (["没有，我是守灯塔的。", "是的……才怪！"], ["是的，是我的武器！可是……没有了。"]),
     ("not-a-weapon", 1): (
         ["你才是兵器！", "谁说我是兵器？"],
         ["我是用来打仗的。", "人形兵器，A-TR-1！", "我是一件很厉害的兵器。"],
